@@ -1,0 +1,80 @@
+"""Keeps group 0's configuration in step with the cluster's nodes, where this node leads it (``core.metadata_members``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from random import Random
+
+from raftlog.broker.metadata_machine import MetadataMachine
+from raftlog.core.configuration import node_of
+from raftlog.core.features import Level
+from raftlog.core.metadata_members import is_newest, next_configuration
+from raftlog.errors import RaftlogError
+
+LOOK_S = 0.5
+"""How often the leader looks whether there is something to do."""
+STEP_S = 0.05
+"""How often it looks while there is."""
+LAG_ENTRIES_MAX = 64
+"""A learner that lacks no more entries holds the log: metadata changes seldom, and it has the rest in a moment."""
+
+_log = logging.getLogger(__name__)
+
+
+class MetadataMembers:
+    """See the module.
+
+    Args:
+        own: this node's member of group 0.
+        machine: group 0.
+        alive: whether a node is up as far as this one knows.
+        rng: spreads the looks.
+    """
+
+    def __init__(self, own: int, machine: MetadataMachine, alive: Callable[[int], bool], rng: Random) -> None:
+        self._own = own
+        self._machine = machine
+        self._alive = alive
+        self._rng = rng
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """The nodes have changed: look at once."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            self._woken.clear()
+            pause_s = STEP_S if self.step() else LOOK_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s * (0.5 + self._rng.random())):
+                    await self._woken.wait()
+
+    def step(self) -> bool:
+        """Take the next step, if this node leads group 0 and there is one; whether another may follow soon."""
+        log, state = self._machine.log, self._machine.state
+        if not log.ready or state.level < Level.MEMBERSHIP:
+            return False
+        if not log.configuration_committed:
+            return True
+        nodes, progress = state.nodes | state.removed, log.followers()
+        up = {self._own, *(member for member in progress if self._alive(node_of(member)) and is_newest(member, nodes))}
+        ready = {
+            member
+            for member in up
+            if member not in progress or progress[member].match_index + LAG_ENTRIES_MAX >= log.commit_index
+        }
+        wanted = next_configuration(log.configuration, nodes, up=up, ready=ready)
+        if wanted is None or (self._own not in wanted.voters and log.transfer()):
+            return False  # another leader takes the step that this one is not to see the end of
+        try:
+            log.reconfigure(wanted)
+        except RaftlogError as error:
+            _log.debug("group 0 does not change to %s: %s", wanted, error)
+            return False
+        _log.info("group 0 changes to %s", wanted)
+        return True

@@ -1,0 +1,227 @@
+"""This node's replicas: opened and dropped as the applied metadata says. Those of data are partitions, those of the internal
+topic are coordinators of groups.
+
+Rules:
+
+1. A replica is opened as soon as the metadata names this node for it, also at start from restored rows: groups do not wait
+   for group 0's quorum.
+2. Data is deleted only for a group that the applied metadata created and deleted again, or took this node's replica of. Group
+   ids are never reused, so a group below the counter that no topic has is such a one; a group above it is kept: the metadata
+   here is merely older. Where metadata was lost, nothing is deleted for not being named (``MetadataState.deleted``). A replica
+   that is leaving is kept open, for its group may need it yet.
+3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
+4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
+   have a thousand partitions, and the others shall not wait until all of them are open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+
+from raftlog.broker.coordinator import Coordinator
+from raftlog.broker.group_port import GROUPS_TOPIC
+from raftlog.broker.partition import Partition
+from raftlog.broker.pending import Budget
+from raftlog.config.topic import TopicConfig
+from raftlog.consensus.port import Consensus, ReplicatedLog
+from raftlog.core.configuration import member_id
+from raftlog.core.metadata import MetadataState
+from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
+from raftlog.errors import NewerFormatError, RaftlogError
+from raftlog.model import METADATA_GROUP, ReplicaStatus, Role, TopicPartition
+from raftlog.storage.port import Store
+
+_log = logging.getLogger(__name__)
+
+STEP_REPLICAS = 16
+"""Opened or dropped in one go: some milliseconds of the event loop."""
+
+MakeCoordinator = Callable[[TopicPartition, int], Coordinator]
+
+
+class Replicas(Mapping[int, Partition]):
+    """The open replicas of data by group id; those of groups are in ``coordinators``.
+
+    Args:
+        node_id: this node.
+        consensus: opens and drops groups.
+        store: which groups have data here.
+        budget: the node's bytes of waiting publishes.
+        lost_wait_s: see ``Partition``.
+        make_coordinator: makes the coordinator of a partition of the internal topic, by its name and group.
+        fail: called with what the node must not go on with.
+    """
+
+    def __init__(
+        self, node_id: int, *, consensus: Consensus, store: Store, budget: Budget, lost_wait_s: float,
+        make_coordinator: MakeCoordinator, fail: Callable[[RaftlogError], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self._node_id = node_id
+        self._consensus = consensus
+        self._store = store
+        self._budget = budget
+        self._lost_wait_s = lost_wait_s
+        self._make_coordinator = make_coordinator
+        self._fail = fail
+        self.coordinators: dict[int, Coordinator] = {}
+        self._open: dict[int, Partition] = {}
+        self._replica_ids: dict[int, int] = {}
+        """Of all replicas that were opened, or could not be."""
+        self._unopened: dict[int, TopicPartition] = {}
+        """Replicas that are damaged beyond opening."""
+        self._state = MetadataState()
+        self._changes: deque[Iterator[None]] = deque()
+        """What is applied, and not yet wholly acted on, in steps of a replica."""
+        self._closed = False
+
+    def __getitem__(self, group: int) -> Partition:
+        return self._open[group]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def statuses(self) -> list[ReplicaStatus]:
+        """All replicas of this node by group id, those that could not be opened among them."""
+        found = {group: partition.status(self._node_id) for group, partition in self._open.items()}
+        found |= {group: coordinator.machine.status(self._node_id) for group, coordinator in self.coordinators.items()}
+        found |= {group: self._unopened_status(group, name) for group, name in self._unopened.items()}
+        return [found[group] for group in sorted(found)]
+
+    def _unopened_status(self, group: int, name: TopicPartition) -> ReplicaStatus:
+        return ReplicaStatus(
+            topic=name.topic, partition=name.partition, group_id=group, node_id=self._node_id, role=Role.FOLLOWER, term=0,
+            leader=None, first_index=0, last_index=0, commit_index=0, applied_index=0, log_start_offset=0, high_watermark=0,
+            log_end_offset=0, size_bytes=0, damaged=True,
+        )  # fmt: skip
+
+    def start(self, state: MetadataState) -> None:
+        """Open what the restored metadata names, and drop what it knows to be deleted."""
+        self._state = state
+        self._compare()
+
+    def _compare(self) -> None:
+        """Make the replicas those of the metadata as it is now, however it came to be that."""
+        state = self._state
+        here = {
+            partition.group_id
+            for topic in state.topics.values()
+            for partition in topic.partitions
+            if partition.replica_on(self._node_id) is not None
+        }
+        for group in sorted({*self._store.groups(), *self._replica_ids}):
+            if group != METADATA_GROUP and group not in here and state.deleted(group):
+                self._drop(group)
+        for topic in state.topics.values():
+            self._open_topic(topic)
+
+    def note(self, effects: Effects) -> None:
+        """Take note of a change within a turn; it is acted on after it."""
+        if not (effects.created or effects.altered or effects.deleted or effects.restored):
+            return
+        if not self._changes:
+            asyncio.get_running_loop().call_soon(self._act)
+        self._changes.append(self._carry_out(effects))
+
+    def close(self) -> None:
+        """Tell whoever waits on a partition that nothing more comes. The groups themselves are closed by their owner."""
+        self._closed = True
+        for partition in self._open.values():
+            partition.close()
+        for coordinator in self.coordinators.values():
+            coordinator.close()
+
+    def groups(self) -> list[int]:
+        """All open replicas of this node, of either kind, by group id."""
+        return sorted([*self._open, *self.coordinators])
+
+    def logs(self) -> list[ReplicatedLog]:
+        """The logs of all open replicas of this node, of either kind."""
+        return [*(one.log for one in self._open.values()), *(one.machine.log for one in self.coordinators.values())]
+
+    def log(self, group: int) -> ReplicatedLog | None:
+        """The log of a replica of this node, of either kind."""
+        if group in self._open:
+            return self._open[group].log
+        coordinator = self.coordinators.get(group)
+        return None if coordinator is None else coordinator.machine.log
+
+    def _act(self) -> None:
+        if self._closed:
+            return
+        steps = sum(1 for _ in islice(self._changes[0], STEP_REPLICAS))
+        if steps < STEP_REPLICAS:
+            self._changes.popleft()
+        if self._changes:
+            asyncio.get_running_loop().call_soon(self._act)
+
+    def _carry_out(self, effects: Effects) -> Iterator[None]:
+        if effects.restored:
+            self._compare()
+        for topic in effects.created + effects.altered:
+            yield from self._opening(topic)
+        for meta in (meta for topic in effects.deleted for meta in topic.partitions):
+            if meta.group_id in self._replica_ids or meta.replica_on(self._node_id) is not None:
+                self._drop(meta.group_id)
+            yield
+
+    def _open_topic(self, topic: TopicMeta) -> None:
+        """In one go."""
+        for _ in self._opening(topic):
+            pass
+
+    def _opening(self, topic: TopicMeta) -> Iterator[None]:
+        config = TopicConfig.of(topic.configs)
+        for number, meta in enumerate(topic.partitions):
+            yield
+            replica = meta.replica_on(self._node_id)
+            if meta.group_id in self._replica_ids and self._replica_ids[meta.group_id] != replica:
+                self._drop(meta.group_id)  # it went; and where it is to come again, it is another one
+            if replica is None:
+                continue
+            if meta.group_id in self._open:
+                self._open[meta.group_id].config = config
+            elif meta.group_id not in self.coordinators:
+                self._open_replica(TopicPartition(topic.name, number), meta, replica, config)
+
+    def _open_replica(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
+        group = meta.group_id
+        self._replica_ids[group] = replica
+        coordinator = self._make_coordinator(name, group) if name.topic == GROUPS_TOPIC else None
+        partition = Partition(name, group, config=config, budget=self._budget, lost_wait_s=self._lost_wait_s)
+        machine = partition if coordinator is None else coordinator.machine
+        try:
+            own = (self._node_id, replica)
+            log = self._consensus.open(
+                group, machine, replica=replica, preferred=meta.founders[0] == own,
+                founders=tuple(member_id(*one) for one in meta.founders) if own in meta.founders else (),
+            )  # fmt: skip
+            machine.bind(log)
+        except RaftlogError as error:
+            if isinstance(error, NewerFormatError):
+                self._fail(error)  # it is sound, and must not be taken for damage: this version is the wrong one
+            # The other partitions must not suffer for this one; its other replicas serve it.
+            _log.exception("partition %s (group %d) cannot be opened", name, group)
+            self._consensus.close(group)
+            self._unopened[group] = name
+            return
+        self._unopened.pop(group, None)
+        if coordinator is None:
+            self._open[group] = partition
+        else:
+            self.coordinators[group] = coordinator
+
+    def _drop(self, group: int) -> None:
+        """Close a replica, if it is open, and delete its data."""
+        self._replica_ids.pop(group, None)
+        self._unopened.pop(group, None)
+        replica = self._open.pop(group, None) or self.coordinators.pop(group, None)
+        if replica is not None:
+            replica.close()
+        self._consensus.drop(group)

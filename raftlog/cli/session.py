@@ -1,0 +1,139 @@
+"""The options that every command shares, given before the command or behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from raftlog.cli.errors import INTERRUPTED, UsageError
+from raftlog.cli.output import Format
+
+if TYPE_CHECKING:
+    from raftlog.client.client import Client
+
+BROKERS_DEFAULT = "127.0.0.1:7101"
+BROKERS_VARIABLE = "RAFTLOG_BROKERS"
+
+ADMIN_TIMEOUT_S = 15.0
+"""An election takes two seconds at worst; a person looks at a silent terminal for no longer than this."""
+INSIST_S = 1.0
+"""A second Ctrl-C after this is meant: the first one is not getting anywhere."""
+
+BrokersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--brokers",
+        metavar="HOST:PORT,…",
+        show_default=False,
+        help=f"gRPC addresses of some of the nodes [{BROKERS_VARIABLE}, else {BROKERS_DEFAULT}]",
+    ),
+]
+FormatOption = Annotated[
+    Format | None, typer.Option("--format", show_default=False, help="what stdout gets: tables, or JSON lines [text]")
+]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Where the cluster is, and how to print."""
+
+    brokers: str | None = None
+    form: Format = Format.TEXT
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The brokers, one by one."""
+        text = self.brokers or os.environ.get(BROKERS_VARIABLE) or BROKERS_DEFAULT
+        addresses = [piece.strip() for piece in text.split(",") if piece.strip()]
+        for address in addresses:
+            host, colon, port = address.rpartition(":")
+            if not (host and colon and port.isdecimal() and 0 < int(port) < 65_536):
+                raise UsageError(f"{address!r} in --brokers (or {BROKERS_VARIABLE}) is not HOST:PORT")
+        if not addresses:
+            raise UsageError(f"--brokers (or {BROKERS_VARIABLE}) names no node")
+        return addresses
+
+    def client(self, timeout_s: float = 30.0) -> Client:
+        """A client of that cluster, to be used in ``async with``. ``timeout_s``: how long it tries to get an answer."""
+        from raftlog.client.client import Client
+
+        return Client(
+            self.addresses,
+            client_id="raftlog-cli",
+            request_timeout_s=timeout_s,
+            tls_ca_file=self.tls_ca,
+            tls_cert_file=self.tls_cert,
+            tls_key_file=self.tls_key,
+        )
+
+
+def session(ctx: typer.Context, brokers: str | None, form: Format | None) -> Session:
+    """What was given before the command, overridden by what was given behind it."""
+    shared: Session = ctx.obj if isinstance(ctx.obj, Session) else Session()
+    return replace(shared, brokers=brokers or shared.brokers, form=form or shared.form)
+
+
+def run(coro: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command's coroutine. Ctrl-C cancels it, once and in order; pressed again a second later, it ends the process.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled by Ctrl-C.
+    """
+    interrupt = _Interrupt()
+    try:
+        return asyncio.run(interrupt.guard(coro))
+    except asyncio.CancelledError:
+        if interrupt.first_at is not None:
+            raise KeyboardInterrupt from None
+        raise
+
+
+class _Interrupt:
+    """SIGINT as one cancellation. asyncio's own way raises KeyboardInterrupt at the second one wherever the code may be, and
+    some parents send two (to the process, and to its group)."""
+
+    def __init__(self) -> None:
+        self.first_at: float | None = None
+
+    async def guard(self, coro: Coroutine[Any, Any, _T]) -> _T:
+        """Run ``coro`` in this task, which SIGINT cancels."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def on_interrupt() -> None:
+            if self.first_at is None:
+                self.first_at = loop.time()
+                task.cancel()
+            elif loop.time() - self.first_at > INSIST_S:
+                os._exit(INTERRUPTED)
+
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        return await coro
+
+
+def key_values(pairs: list[str], option: str) -> dict[str, str]:
+    """``["a=1", "b=2"]`` as a dict.
+
+    Raises:
+        UsageError: a pair has no ``=``, or a key comes twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{option} {pair!r} is not KEY=VALUE")
+        if key in found:
+            raise UsageError(f"{option} {key} is given twice")
+        found[key] = value
+    return found

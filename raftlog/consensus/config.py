@@ -1,0 +1,25 @@
+"""What a node may choose about consensus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from raftlog.consensus.door import RaftTimes
+from raftlog.consensus.guard import Guards
+
+TAIL_CACHE_BYTES = 16 << 20
+CATCH_UP_BYTES_PER_S = 64 << 20
+"""About half of what one disk takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsensusConfig:
+    """What a node may choose. Times in seconds."""
+
+    times: RaftTimes = field(default_factory=RaftTimes)
+    replica_lag_time_max_s: float = 30.0
+    """Trims do not wait for a member that has been silent for so long."""
+    catch_up_bytes_per_s: int = CATCH_UP_BYTES_PER_S
+    """Of the logs that this node sends to learners; 0 is no limit. (Kafka: leader.replication.throttled.rate)"""
+    tail_cache_bytes: int = TAIL_CACHE_BYTES
+    guards: Guards = field(default_factory=Guards)

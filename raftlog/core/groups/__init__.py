@@ -1,0 +1,1 @@
+"""Consumer groups, pure: the protocol between members, and what a coordinator replicates of them."""

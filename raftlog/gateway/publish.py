@@ -1,0 +1,141 @@
+"""Publishing: a request's batches and records become batches for the broker, its outcomes become results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from raftlog.broker.port import Broker, Published
+from raftlog.core.clock import Clock
+from raftlog.errors import InvalidRequestError, RaftlogError
+from raftlog.gateway import requests
+from raftlog.gateway.group_records import RecordGrouper
+from raftlog.gateway.port import GatewayMetrics
+from raftlog.gateway.status import reason_of, to_status
+from raftlog.model import Acks, TopicPartition
+from raftlog.pb.raftlog.v1.log_service_pb2 import PublishRequest
+from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
+
+PUBLISH_ITEMS_MAX: Final = 10_000
+"""Batches and records in one request: 10,000 small records keep the loop busy for some 30 ms, which an election survives."""
+
+Outcome = tuple[TopicPartition, Published | RaftlogError, int]
+"""Where an item went, what became of its batch, and its place in that batch."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A request taken apart: what goes to the broker, and where its outcomes belong. Free of the request's own bytes, and of the
+    batches' as soon as the broker has them: a publish that waits for its majority holds its entry in the log and nothing else."""
+
+    acks: Acks
+    timeout_s: float
+    direct: bool
+    started_s: float
+    outcomes: list[Outcome | None]
+    """One for each batch, then one for each record; those that failed already are there."""
+    batches: list[tuple[TopicPartition, bytes]]
+    slots: list[Sequence[int]]
+    """For each of ``batches`` the outcomes that it decides."""
+
+    def hand_over(self) -> list[tuple[TopicPartition, bytes]]:
+        """The batches, which are then the caller's alone."""
+        batches, self.batches = self.batches, []
+        return batches
+
+
+class Publisher:
+    """Publishes requests of both kinds of call; keeps nothing but the turn of keyless records."""
+
+    __slots__ = ("_broker", "_clock", "_grouper", "_metrics")
+
+    def __init__(self, broker: Broker, clock: Clock, metrics: GatewayMetrics) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._metrics = metrics
+        self._grouper = RecordGrouper(broker, clock)
+
+    def prepare(self, request: PublishRequest) -> Prepared:
+        """Take a request apart.
+
+        Raises:
+            InvalidRequestError: of the request as a whole; what is wrong with an item is kept as its outcome.
+        """
+        acks, timeout_s = requests.acks(request.acks), requests.publish_timeout_s(request.timeout_ms)
+        outcomes: list[Outcome | None] = [None] * _count(request)
+        batches: list[tuple[TopicPartition, bytes]] = []
+        slots: list[Sequence[int]] = []
+        tp = TopicPartition("", 0)
+        for slot, new in enumerate(request.batches):
+            if new.topic != tp.topic or new.partition != tp.partition:
+                tp = TopicPartition(new.topic, new.partition)
+            if tp.topic:
+                batches.append((tp, new.record_batch))
+                slots.append((slot,))
+            else:
+                outcomes[slot] = (tp, InvalidRequestError(f"batches[{slot}].topic is empty; name a topic"), 0)
+        if request.records:
+            first = len(request.batches)
+            for failed, tp, error in self._grouper.group(request.records, first, batches, slots):
+                outcomes[failed] = (tp, error, 0)
+        return Prepared(acks, timeout_s, request.direct, self._clock.monotonic_s(), outcomes, batches, slots)
+
+    async def outcomes(self, prepared: Prepared) -> list[Outcome]:
+        """Publish, and say what became of each batch, then of each record. Calls the broker before its first await."""
+        places, size_bytes = [tp for tp, _ in prepared.batches], sum([len(data) for _, data in prepared.batches])
+        outcomes = prepared.outcomes
+        if places:
+            published = await self._broker.publish(
+                prepared.hand_over(), acks=prepared.acks, timeout_s=prepared.timeout_s, direct=prepared.direct
+            )
+            for tp, slots, outcome in zip(places, prepared.slots, published, strict=True):
+                for delta, slot in enumerate(slots):
+                    outcomes[slot] = (tp, outcome, delta)
+        self._count(outcomes, len(places), size_bytes, self._clock.monotonic_s() - prepared.started_s)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def publish(self, prepared: Prepared) -> list[PublishResult]:
+        """As ``outcomes``, encoded."""
+        return [encode_outcome(*outcome) for outcome in await self.outcomes(prepared)]
+
+    def failed(self, error: BaseException) -> PublishResult:
+        """The result of a request that failed as a whole."""
+        self._metrics.failed(reason_of(error))
+        return failed_result(error)
+
+    def _count(self, outcomes: list[Outcome | None], batches: int, size_bytes: int, seconds: float) -> None:
+        self._metrics.published(batches, size_bytes, seconds)
+        for outcome in outcomes:
+            if outcome is not None and isinstance(outcome[1], BaseException):
+                self._metrics.failed(reason_of(outcome[1]))
+
+
+def _count(request: PublishRequest) -> int:
+    count = len(request.batches) + len(request.records)
+    if not count:
+        raise InvalidRequestError("batches and records are both empty; there is nothing to publish")
+    if count > PUBLISH_ITEMS_MAX:
+        raise InvalidRequestError(f"batches and records are {count} items; at most {PUBLISH_ITEMS_MAX} go into one request")
+    return count
+
+
+def encode_outcome(tp: TopicPartition, outcome: Published | RaftlogError, delta: int) -> PublishResult:
+    """An outcome as the contract has it."""
+    if isinstance(outcome, BaseException):
+        return failed_result(outcome, tp)
+    return PublishResult(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=outcome.base_offset + delta if outcome.base_offset >= 0 else -1,
+        log_append_time_ms=outcome.log_append_time_ms,
+        log_start_offset=outcome.log_start_offset,
+    )
+
+
+def failed_result(error: BaseException, tp: TopicPartition | None = None) -> PublishResult:
+    """A result that holds ``error``."""
+    topic, partition = (tp.topic, tp.partition) if tp is not None else ("", 0)
+    return PublishResult(
+        topic=topic, partition=partition, offset=-1, log_append_time_ms=-1, log_start_offset=-1, error=to_status(error)
+    )

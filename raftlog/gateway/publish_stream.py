@@ -1,0 +1,128 @@
+"""One publish stream: requests are published as they arrive, and their acks leave as they are ready.
+
+Rules:
+
+1. Order of requests is order of offsets. Each request is published by a task of its own, tasks run their first step in the
+   order in which they were started (the loop's ready queue is first in, first out), and the broker decides offsets before its
+   first await.
+2. What is in flight is bounded in number and bytes, from reading a request to having written its ack: beyond it the stream is
+   not read, gRPC's window fills, and the client waits. A client that does not read its acks stops itself in the same way.
+3. Acks that are ready together leave in one message: a message costs 0.1 ms and more, whatever it holds.
+4. A request that fails fails alone. The stream ends when the client has closed its side and has all its acks, or with
+   SHUTTING_DOWN when the node stops: then no more is read, and what is in flight is answered first. Before that status goes a
+   response which says so, for a client that writes just then may never see the status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import grpc
+
+from raftlog.errors import ShuttingDownError
+from raftlog.gateway.publish import Prepared, Publisher
+from raftlog.gateway.requests import MIB
+from raftlog.gateway.status import Context
+from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamAck, PublishStreamRequest, PublishStreamResponse
+from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
+
+PUBLISH_IN_FLIGHT_MAX: Final = 1_000
+"""Requests of one stream without an ack; a busy client of ours has a few hundred."""
+PUBLISH_IN_FLIGHT_BYTES_MAX: Final = 16 * MIB
+"""Bytes of them, passed by at most one request: at 200 MB/s, the most that gRPC in Python takes in, 80 ms of data."""
+RESULTS_PER_RESPONSE: Final = 2_000
+"""Acks are added to a response until it has so many results: with one request's at most, well below a client's limit."""
+
+
+def read_request(raw: bytes) -> tuple[PublishStreamRequest, int]:
+    """A request and its size in bytes, which protobuf could find out again only by encoding it."""
+    return PublishStreamRequest.FromString(raw), len(raw)
+
+
+class PublishStream:
+    """Runs one call of PublishStream."""
+
+    def __init__(self, publisher: Publisher, context: Context, stopping: asyncio.Event) -> None:
+        self._publisher = publisher
+        self._context = context
+        self._stopping = stopping
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._acks: deque[tuple[PublishStreamAck, int]] = deque()
+        self._wake_writer = asyncio.Event()
+        self._room = asyncio.Event()
+        self._read_all = False
+
+    async def run(self) -> None:
+        """Serve the stream to its end.
+
+        Raises:
+            ShuttingDownError: the node stops; all that was read has been answered.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write_acks())
+            reader = group.create_task(self._read(group))
+            stop = group.create_task(self._stopping.wait())
+            await asyncio.wait((reader, stop), return_when=asyncio.FIRST_COMPLETED)
+            cut_short = reader.cancel()
+            stop.cancel()
+            self._read_all = True
+            self._wake_writer.set()
+        if cut_short:
+            await self._context.write(PublishStreamResponse(closing=True))
+            raise ShuttingDownError("the node is stopping; go on at another node")
+
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        read, start = self._context.read, group.create_task
+        while True:
+            while self._in_flight >= PUBLISH_IN_FLIGHT_MAX or self._in_flight_bytes >= PUBLISH_IN_FLIGHT_BYTES_MAX:
+                self._room.clear()
+                await self._room.wait()
+            message = await read()
+            if message is grpc.aio.EOF:
+                return
+            request, size_bytes = message
+            self._in_flight += 1
+            self._in_flight_bytes += size_bytes
+            correlation_id = request.correlation_id
+            try:
+                prepared = self._publisher.prepare(request.publish)
+            except Exception as error:
+                self._answer(correlation_id, [self._publisher.failed(error)], size_bytes)
+            else:
+                start(self._publish(correlation_id, prepared, size_bytes))
+            del message, request  # their bytes must not outlive the wait for the next
+
+    async def _publish(self, correlation_id: int, prepared: Prepared, size_bytes: int) -> None:
+        try:
+            results = await self._publisher.publish(prepared)
+        except Exception as error:
+            results = [self._publisher.failed(error)] * len(prepared.outcomes)
+        self._answer(correlation_id, results, size_bytes)
+
+    def _answer(self, correlation_id: int, results: list[PublishResult], size_bytes: int) -> None:
+        self._acks.append((PublishStreamAck(correlation_id=correlation_id, results=results), size_bytes))
+        self._wake_writer.set()
+
+    async def _write_acks(self) -> None:
+        while self._in_flight or not self._read_all:
+            await self._wake_writer.wait()
+            self._wake_writer.clear()
+            while self._acks:
+                response, count, size_bytes = self._next_response()
+                await self._context.write(response)
+                self._in_flight -= count
+                self._in_flight_bytes -= size_bytes
+                self._room.set()
+
+    def _next_response(self) -> tuple[PublishStreamResponse, int, int]:
+        acks: list[PublishStreamAck] = []
+        results = size_bytes_total = 0
+        while self._acks and results < RESULTS_PER_RESPONSE:
+            ack, size_bytes = self._acks.popleft()
+            acks.append(ack)
+            results += len(ack.results)
+            size_bytes_total += size_bytes
+        return PublishStreamResponse(acks=acks), len(acks), size_bytes_total

@@ -1,0 +1,64 @@
+"""What a node that has started still lacks: when another one may be stopped."""
+
+from __future__ import annotations
+
+from raftlog.broker.catching_up import LEADERLESS_S, CatchingUp
+from raftlog.consensus.port import ReplicatedLog
+from raftlog.core.configuration import member_id
+from tests.broker.doubles import HandClock, HandLog
+from tests.consensus.world import CountingMachine
+
+
+class Replicas:
+    """Some replicas of a node, and what they lack."""
+
+    def __init__(self, *groups: int) -> None:
+        members = tuple(member_id(node, 1) for node in (1, 2, 3))
+        self.logs = {group: HandLog(group, members, CountingMachine()) for group in groups}
+        self.clock = HandClock()
+        self.catching_up = CatchingUp(self._logs, self.clock)
+
+    def _logs(self) -> list[ReplicatedLog]:
+        return list(self.logs.values())
+
+
+def test_a_node_waits_for_each_of_its_replicas_to_hear_what_is_committed() -> None:
+    """One that has heard of no leader yet does not know what it lacks; one that leads and serves lacks nothing."""
+    node = Replicas(1, 2, 3)
+    assert node.catching_up.lacking() == "its replicas are not open yet"
+    node.catching_up.begin()
+    assert node.catching_up.lacking() == "3 of its replicas have to catch up, that of group 1 first"
+    node.logs[1].told_commit = 1
+    node.logs[2].told_commit = 9
+    node.logs[3].ready = True
+    for group in (1, 2):
+        node.logs[group].leader = 2
+    assert node.catching_up.lacking() == "1 of its replicas have to catch up, that of group 2 first"
+    node.logs[2].commit_index = 9
+    assert node.catching_up.lacking() is None
+
+
+def test_a_replica_that_lags_later_does_not_take_a_node_out_of_service() -> None:
+    """Rule 1: it counts once. Nor do replicas that come later, or those that go."""
+    node = Replicas(1, 2)
+    node.catching_up.begin()
+    node.logs[1].told_commit = 1
+    assert node.catching_up.lacking() is not None
+    del node.logs[2]
+    assert node.catching_up.lacking() is None
+    node.logs[1].told_commit = 100
+    node.logs[5] = Replicas(5).logs[5]
+    assert node.catching_up.lacking() is None
+
+
+def test_a_group_that_nobody_leads_is_not_waited_for_without_end() -> None:
+    """Rule 2: an election is waited for; where a majority is lost, this node cannot mend it by not being ready."""
+    node = Replicas(1, 2)
+    node.catching_up.begin()
+    node.logs[1].leader = 2
+    node.clock.now_ms += int(LEADERLESS_S - 1) * 1_000
+    assert node.catching_up.lacking() == "2 of its replicas have to catch up, that of group 1 first"
+    node.clock.now_ms += 1_000
+    assert node.catching_up.lacking() == "1 of its replicas have to catch up, that of group 1 first"
+    node.logs[1].told_commit = 1
+    assert node.catching_up.lacking() is None

@@ -1,0 +1,128 @@
+"""Opening replicas: one that cannot be opened harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from raftlog.broker.config import BrokerConfig
+from raftlog.broker.coordinator import Coordinator
+from raftlog.broker.pending import Budget
+from raftlog.broker.replicas import Replicas
+from raftlog.consensus.port import StateMachine
+from raftlog.core.metadata import MetadataState
+from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
+from raftlog.errors import DataLossError, NewerFormatError, RaftlogError
+from raftlog.model import TopicPartition
+from tests.broker.doubles import HandClock, HandConsensus, HandLog, HandNetwork
+from tests.broker.hand_store import HandStore
+
+
+class _Damaged(HandConsensus):
+    """Cannot open group 2."""
+
+    def open(self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool) -> HandLog:
+        """See ``Consensus``."""
+        if group == 2:
+            raise DataLossError("group 2 is damaged")
+        return super().open(group, machine, replica=replica, founders=founders, preferred=preferred)
+
+
+def _topic(name: str, *groups: int, node: int = 1) -> TopicMeta:
+    return TopicMeta(
+        name=name, topic_id=name.encode() * 16, replication_factor=1, created_at_ms=0,
+        partitions=tuple(
+            PartitionMeta(
+                group_id=group, replicas=((node, 1),), created_index=1, founders=((node, 1),), next_replica_id=2, placed_index=1
+            )
+            for group in groups
+        ),
+        configs={},
+    )  # fmt: skip
+
+
+def _replicas(
+    consensus: HandConsensus, held: tuple[int, ...] = (), fail: Callable[[RaftlogError], None] = lambda _: None
+) -> Replicas:
+    return Replicas(
+        1, consensus=consensus, store=HandStore(lambda: list(held)), budget=Budget(1), lost_wait_s=1.0, fail=fail,
+        make_coordinator=lambda name, group: Coordinator(
+            name, group, store=HandStore(), clock=HandClock(), rng=random.Random(1), config=BrokerConfig()
+        ),
+    )  # fmt: skip
+
+
+async def test_a_replica_that_cannot_be_opened_does_not_keep_others_from_it() -> None:
+    """Its neighbours serve; its other replicas serve it; whoever asks this node is told of it."""
+    replicas = _replicas(_Damaged(1, HandNetwork()))
+    state = MetadataState()
+    state.topics["t"] = _topic("t", 1, 2, 3)
+    replicas.start(state)
+    assert sorted(replicas) == [1, 3]
+    assert replicas[3].name == TopicPartition("t", 2)
+    assert [(status.group_id, status.partition, status.damaged) for status in replicas.statuses()] == [
+        (1, 0, False), (2, 1, True), (3, 2, False),
+    ]  # fmt: skip
+
+
+class _Newer(HandConsensus):
+    """Its groups were written by a newer version."""
+
+    def open(self, group: int, machine: StateMachine, **_: object) -> HandLog:
+        raise NewerFormatError(f"group {group} has a row of 40 bytes")
+
+
+async def test_a_replica_of_a_newer_version_ends_the_node() -> None:
+    """It is sound: to go on without it, as if it were damaged, might have it replaced, and its data deleted."""
+    failed: list[RaftlogError] = []
+    state = MetadataState()
+    state.topics["t"] = _topic("t", 1)
+    _replicas(_Newer(1, HandNetwork()), fail=failed.append).start(state)
+    assert [type(error) for error in failed] == [NewerFormatError]
+
+
+async def test_a_replica_that_could_not_be_opened_is_dropped_with_its_topic() -> None:
+    """Deleting the topic deletes its damaged data too."""
+    consensus = _Damaged(1, HandNetwork())
+    replicas = _replicas(consensus)
+    replicas.note(Effects(created=(_topic("t", 1, 2),)))
+    replicas.note(Effects(deleted=(_topic("t", 1, 2),)))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert consensus.dropped == [1, 2]
+    assert replicas.statuses() == []
+
+
+async def test_data_goes_only_where_its_topic_is_known_to_be_deleted() -> None:
+    """Not that of a group which the metadata does not know yet, nor of one that lost metadata may have created."""
+    for unknown_below, dropped in ((0, [2, 5, 14, 15]), (15, [15])):
+        consensus = HandConsensus(1, HandNetwork())
+        state = MetadataState(next_group_id=20, unknown_below=unknown_below)
+        state.topics["t"] = _topic("t", 1)
+        _replicas(consensus, held=(0, 1, 2, 5, 14, 15, 20)).start(state)
+        assert consensus.dropped == dropped
+
+
+async def test_a_replica_of_another_node_is_not_opened() -> None:
+    """Only what the placement names this node for."""
+    replicas = _replicas(HandConsensus(1, HandNetwork()))
+    state = MetadataState()
+    state.topics["t"] = _topic("t", 1, node=2)
+    replicas.start(state)
+    assert len(replicas) == 0
+
+
+async def test_changes_are_acted_on_in_their_order_after_the_turn() -> None:
+    """Created, altered and deleted in one turn: nothing is left, and nothing happened inside of the turn."""
+    consensus = HandConsensus(1, HandNetwork())
+    replicas = _replicas(consensus)
+    topic = _topic("t", 1)
+    for effects in (Effects(created=(topic,)), Effects(altered=(_topic("t", 1, 2),)), Effects(deleted=(_topic("t", 1, 2),))):
+        replicas.note(effects)
+    assert len(replicas) == 0
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(replicas) == 0
+    assert consensus.dropped == [1, 2]
+    assert replicas.statuses() == []

@@ -1,0 +1,58 @@
+"""What happens when a reader, rather than consensus itself, is the first to meet a damaged entry."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftlog.errors import DataLossError
+from tests.consensus.nodes import group_of, led, others, turns_of
+from tests.consensus.world import GROUP, World, WorldNode
+
+
+async def damaged_leader(world: World) -> tuple[WorldNode, int]:
+    """A leader whose first published entry is damaged on its disk and in no cache, and that entry's index."""
+    leader = await led(world)
+    entries = [world.publish(leader) for _ in range(3)]
+    assert entries[0] is not None
+    await world.until(lambda: len(world.acknowledged) == 3)
+    await world.settle(0.2)
+    index = entries[0].header.index
+    leader.store.damage_entry(GROUP, index)
+    turns_of(leader)._tail.forget(GROUP, 1, 100)
+    return leader, index
+
+
+def test_a_leader_that_cannot_serve_its_log_makes_way() -> None:
+    """Nobody would be led elsewhere by a leader that is well but for one entry, and nobody would see the damage."""
+
+    async def scenario(world: World) -> None:
+        leader, index = await damaged_leader(world)
+        group, leader.group = group_of(leader), None  # the checkers must not read it
+        world._check_majority = lambda index: None  # type: ignore[method-assign]
+        with pytest.raises(DataLossError):
+            group.read(index, index + 1, 1)
+        assert group.damaged is not None
+        assert not group.ready
+        await world.until(lambda: world.leader() is not None and world.leader() is not leader)
+        for node in others(world, leader):
+            assert group_of(node).read(index, index + 1, 1)
+
+    world = World(3, 41)
+    world.run(scenario)
+    assert not world.failures
+
+
+def test_the_only_replica_stays_and_serves_the_rest() -> None:
+    """There is nobody to make way for."""
+
+    async def scenario(world: World) -> None:
+        leader, index = await damaged_leader(world)
+        group = group_of(leader)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        with pytest.raises(DataLossError):
+            group.read(index, index + 1, 1)
+        assert group.damaged is None
+        assert group.ready
+        assert group.read(index + 1, index + 2, 1)
+
+    World(1, 42).run(scenario)
