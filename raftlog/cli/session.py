@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -91,35 +92,49 @@ def run(coro: Coroutine[Any, Any, _T]) -> _T:
         KeyboardInterrupt: it was cancelled by Ctrl-C.
     """
     interrupt = _Interrupt()
+    before = signal.signal(signal.SIGINT, interrupt.on_signal)
     try:
         return asyncio.run(interrupt.guard(coro))
     except asyncio.CancelledError:
         if interrupt.first_at is not None:
             raise KeyboardInterrupt from None
         raise
+    finally:
+        if interrupt.first_at is None:  # else the process is ending: one that comes now must not become a traceback
+            signal.signal(signal.SIGINT, before)
 
 
 class _Interrupt:
     """SIGINT as one cancellation. asyncio's own way raises KeyboardInterrupt at the second one wherever the code may be, and
-    some parents send two (to the process, and to its group)."""
+    some parents send two (to the process, and to its group). Not a handler of the loop's: that goes with the loop, and a
+    signal between the end of the loop's pipe and the end of its handlers writes a traceback to stderr."""
 
     def __init__(self) -> None:
         self.first_at: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def guard(self, coro: Coroutine[Any, Any, _T]) -> _T:
         """Run ``coro`` in this task, which SIGINT cancels."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-
-        def on_interrupt() -> None:
-            if self.first_at is None:
-                self.first_at = loop.time()
-                task.cancel()
-            elif loop.time() - self.first_at > INSIST_S:
-                os._exit(INTERRUPTED)
-
-        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         return await coro
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT.
+
+        Raises:
+            KeyboardInterrupt: there is nothing to cancel: the task has not begun, or its loop is closed.
+        """
+        loop, task = self._loop, self._task
+        if loop is not None and self.first_at is not None:
+            if loop.time() - self.first_at > INSIST_S:
+                os._exit(INTERRUPTED)
+            return
+        if loop is None or task is None or loop.is_closed():
+            signal.default_int_handler(number, frame)
+            return
+        self.first_at = loop.time()
+        loop.call_soon_threadsafe(task.cancel)  # which wakes the loop too
 
 
 def key_values(pairs: list[str], option: str) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""How a command is run: Ctrl-C at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from raftlog.cli.session import run
+
+
+def interrupt() -> None:
+    """As Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def _same_handler_after() -> object:
+    """The next test begins as this one did."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+async def interrupted() -> None:
+    """A command that waits, and meets Ctrl-C."""
+    asyncio.get_running_loop().call_soon(interrupt)
+    await asyncio.Event().wait()
+
+
+def test_a_second_interrupt_while_the_loop_closes_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of the loop's pipe and the end of its handlers, a handler of the loop's would write a traceback."""
+    closed: list[bool] = []
+    unraisable: list[object] = []
+    close_pipe = asyncio.SelectorEventLoop._close_self_pipe  # type: ignore[attr-defined]  # asyncio's own
+
+    def close_and_interrupt(self: asyncio.SelectorEventLoop) -> None:
+        close_pipe(self)
+        interrupt()
+        closed.append(True)
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "_close_self_pipe", close_and_interrupt)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted())
+    assert closed == [True]
+    assert not unraisable
+
+
+def test_a_second_interrupt_after_the_loop_is_quiet() -> None:
+    """The process is on its way out with 130: it is not stopped again."""
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted())
+    interrupt()
+
+
+def test_a_command_without_interrupt_leaves_the_handler_as_it_was() -> None:
+    """So that what comes after it can be interrupted."""
+
+    async def quiet() -> int:
+        await asyncio.sleep(0)
+        return 5
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run(quiet()) == 5
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_before_the_command_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing yet to cancel."""
+
+    def early(guard: Coroutine[Any, Any, None]) -> None:
+        guard.close()
+        interrupt()
+
+    monkeypatch.setattr(asyncio, "run", early)
+    command = asyncio.sleep(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(command)
+    command.close()
