@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-# The project's own environment, whatever else is activated.
-unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+# The project's own environment, whatever else is activated. Compiled modules are kept: tests start hundreds of nodes.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ ARGS ?=
 SEEDS ?= 100
 FILE ?=
 MINUTES ?= 10
+WORKERS ?= auto
 
 .PHONY: help install check test sim planted bench interop suite chaos upgrade-test proto cluster demo format clean
 
@@ -34,8 +35,8 @@ check: $(READY) ## ruff, mypy strict, import-linter, generated code up to date
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/proto.py --check
 
-test: $(READY) ## run all tests; ARGS go to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests, WORKERS=auto files at a time; ARGS go to pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 sim: $(READY) ## simulate SEEDS=100 clusters of the real code on virtual time; ARGS go to the simulator
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)

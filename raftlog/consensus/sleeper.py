@@ -1,8 +1,10 @@
 """A member that can sleep: what the leader of an idle group says to its followers, and what each needs to sleep and to wake.
 
-Theory of operation. A leader whose group has been idle for ``SLEEP_AFTER_S`` tells it with its heartbeats: sleep, this is all of
-the log and committed. A follower for which that is true answers ``Asleep``, and sleeps. When all have answered, the leader
-sleeps too. A sleeping member is not ticked. What stands for the heartbeats of its group is ``quiescence``'s.
+Theory of operation. A leader for whose group nothing is left to do tells it with its next heartbeat, the one that also brings the
+last commit index: sleep, this is all of the log and committed. A follower for which that is true answers ``Asleep``, and sleeps.
+When all have answered, the leader sleeps too. A sleeping member is not ticked. What stands for the heartbeats of its group is
+``quiescence``'s. So a group that gets a record now and then costs one heartbeat for it; waiting longer before it sleeps would
+cost a thousand such groups more than their records do.
 
 Rules:
 
@@ -24,9 +26,6 @@ from raftlog.consensus.elections import Elections
 from raftlog.consensus.member import EAGER_S, FOLLOWER, LEADER, Member
 from raftlog.consensus.messages import Ack, Append, Asleep, Message
 from raftlog.core.configuration import node_of
-
-SLEEP_AFTER_S = 0.2
-"""A group in which nothing has happened for so long is told to sleep: two heartbeats. It costs about one more."""
 
 _NEVER = -1e18
 
@@ -57,8 +56,6 @@ class Sleeper(Member):
         """When it fell asleep."""
         self._told: tuple[int, int] | None = None  # (leader, term) that told it to sleep at the end of its log
         self._answered: set[int] = set()  # members that sleep, as long as this leader tells them to
-        self._quiet_since_s = 0.0
-        self._seen: tuple[int, int, int, int] | None = None
         super().__init__(*args, **kwargs)
 
     def __dir__(self) -> tuple[str, ...]:
@@ -91,19 +88,12 @@ class Sleeper(Member):
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         tells = False
         if self._send_now or self._now() >= self._SyncObj__newAppendEntriesTime:
-            tells = self._sender.tells_to_sleep = self._idle()
+            tells = self._sender.tells_to_sleep = self._at_rest()
             if not tells:
                 self._answered.clear()
         super()._SyncObj__sendAppendEntries()
         if tells:  # who sleeps already is not to be told in every breath, only because another has not answered yet
             self._SyncObj__newAppendEntriesTime = self._now() + self._times.election_min_s / 2
-
-    def _idle(self) -> bool:
-        seen = (self.term(), self.journal.last_index, self.journal.first_index, self._sender.round)
-        if seen != self._seen or not self._at_rest():
-            self._seen, self._quiet_since_s = seen, self._now()
-            return False
-        return self._now() - self._quiet_since_s >= SLEEP_AFTER_S
 
     def _at_rest(self) -> bool:
         """Rule 2."""
@@ -145,7 +135,6 @@ class Sleeper(Member):
         self.asleep = False
         self._answered.clear()
         self._sender.tells_to_sleep = False
-        self._quiet_since_s = self._now()
         if self.state() == LEADER:
             heard = self._SyncObj__lastResponseTime
             for node in self._nodes.values():

@@ -39,8 +39,9 @@ LINGER_LOOK_S = 0.2
 """How often a node looks whether a removed one has left group 0."""
 LINGER_S = 10.0
 """How long a removed node stays for that itself: as long as a metadata command may take."""
-LONELY_S = 10.0
-"""How long a member has no link before it asks whether it is one: nobody dials a node that was removed while it was down."""
+LONELY_S = 3.0
+"""How long a member has no link before it asks whether it is one: nobody dials a removed node, and one that led the metadata when
+it was removed, or was down, hears of it in no other way."""
 
 
 class NodeCore:
@@ -208,7 +209,8 @@ class NodeCore:
                 linked_s = self._clock.monotonic_s()
             elif self._clock.monotonic_s() - linked_s >= LONELY_S:
                 known = {**self._addresses, **{node_id: info.peer_address for node_id, info in self._nodes.items()}}
-                removed = await self._joiner_at(list(known.values())).is_removed(self._info)
+                others_at = [address for node_id, address in known.items() if node_id != self.node_id]
+                removed = await self._joiner_at(others_at).is_removed(self._info)
                 if removed is not None:
                     self.gate.refused(0, removed.reason, str(removed))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import median
 
 from raftlog.consensus.group import Group
-from raftlog.consensus.sleeper import SLEEP_AFTER_S
 from raftlog.core.configuration import Configuration, member_id
 from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
@@ -87,7 +86,7 @@ def test_a_leader_that_is_busy_or_not_fully_followed_does_not_sleep() -> None:
         behind = others(world, leader)[0]
         world.fill(behind.id, 5.0)
         world.publish(leader)
-        await world.settle(10 * SLEEP_AFTER_S)
+        await world.settle(20 * world.times.heartbeat_s)
         assert not sleeps(leader)
         assert not sleeps(behind)
         await world.until(lambda: all(sleeps(node) for node in world.nodes.values()))
@@ -108,6 +107,7 @@ def test_a_follower_that_did_not_get_the_message_keeps_the_leader_awake() -> Non
 
         world.filter = lose
         term = group_of(leader).term
+        world.publish(leader)
         await world.settle(4 * world.times.election_min_s)
         assert not sleeps(leader)
         assert not sleeps(deaf)
@@ -132,6 +132,7 @@ def test_an_older_node_that_knows_nothing_of_sleep_just_goes_on() -> None:
 
         world.filter = strip
         term = group_of(leader).term
+        world.publish(leader)
         await world.settle(10 * world.times.election_max_s)
         assert not sleeps(leader)
         assert (group_of(leader).role, group_of(leader).term) == (Role.LEADER, term)
