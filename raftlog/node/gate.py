@@ -198,8 +198,8 @@ class IdentityGate:
         self._hellos[hello.node_id] = hello
 
     def refused(self, node_id: int, reason: str, message: str) -> None:
-        """See ``Gate``. Only what a peer knows of this node's own disk ends it; a peer's other reasons may be its own fault. Node 0
-        is one whose id is not known."""
+        """See ``Gate``. Only what a peer knows of this node's own disk ends it; a peer's other reasons may be its own fault.
+        Node 0 is one whose id is not known."""
         who = f"node {node_id}" if node_id else "a node of the cluster"
         said, empty = f"{message} ({who} says so)", self._bootstrap.state is FounderState.EMPTY
         if reason == StaleDataDirectoryError.reason:
