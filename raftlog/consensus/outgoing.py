@@ -54,6 +54,9 @@ class Mail:
         """Tell a peer who leads."""
         self.turn(node_id).leaderships.extend(leaderships)
 
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
     def __contains__(self, node_id: int) -> bool:
         return node_id in self._frames
 

@@ -66,6 +66,14 @@ class Sleeper(Member):
         least, most = self._times.election_min_s, self._times.election_max_s
         return least + (most - least) * self._ambience.rng.random()
 
+    # ---- between ticks
+
+    def send_entries(self) -> None:
+        """As leader: send the followers what they lack. One that sleeps wakes first, with the next tick."""
+        if not self.asleep:
+            self._ambience.enter()
+            self._sender.send(self.term(), self._now(), heartbeat=False)
+
     # ---- falling asleep
 
     def may_sleep(self) -> bool:

@@ -9,7 +9,7 @@ Rules:
 
 1. Votes, vote requests and acknowledgements leave after the commit of their turn; appends and heartbeats before it, unless
    the turn changed that group's term or vote (then nothing leaves before it is durable).
-2. No turn runs while a commit is under way. Messages leave in turn order.
+2. No turn runs while a commit is under way (what a leader appends may leave before: ``early``). Messages leave in turn order.
 3. Progress and state machine rows never start a commit: they ride on the next, or follow within ``LAZY_FLUSH_S``.
 4. Links that come up and go down are handled in the order of the frames around them.
 5. A group whose snapshot is not durable yet is suspended: it hears, does and writes nothing until it begins again from that.
@@ -30,18 +30,12 @@ from raftlog.consensus.alarm import Alarm
 from raftlog.consensus.config import ConsensusConfig
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import DroppedReader
+from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
 from raftlog.consensus.journal import GroupJournal, stored_replica
 from raftlog.consensus.leaderships import Leaderships
-from raftlog.consensus.messages import (
-    AFTER_COMMIT,
-    Ack,
-    Append,
-    MalformedMessageError,
-    Message,
-    from_wire,
-)
+from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
 from raftlog.consensus.outgoing import Mail, PeerWindows
 from raftlog.consensus.pace import Pace
 from raftlog.consensus.patience import Patience
@@ -66,8 +60,6 @@ LAZY_FLUSH_S = 0.05
 """Progress and rows reach the disk this soon when nothing else takes them along."""
 TURN_BYTES_MAX = 8 << 20
 """A turn stops delivering when its batch is this large; the rest is the next turn's."""
-FOLLOWER_DISK_FREE_BYTES_MIN = 64 << 20
-"""A full node takes no more entries from leaders with less of its disk free: a write cut short would end it."""
 INDEX_MAX = 1 << 64
 _crash_before_send = failpoints.point("turn-before-send")
 _crash_after_send = failpoints.point("turn-after-send")
@@ -97,6 +89,7 @@ class Turns:
         self._links: dict[int, float] = {}  # node → since when there is a link to it
         self._inbox: deque[tuple[int, pb.Turn | bool, list[bytes]]] = deque()
         self._held = Mail()
+        self.early = Early(config.send_early_bytes, peers, self._send_entries)
         self._in_flight: WriteBatch | None = None
         self._ticked: list[Group] = []
         self._changed: dict[int, Group] = {}  # ticked since the last batch was handed over
@@ -246,6 +239,8 @@ class Turns:
     def touch(self, group: Group) -> None:
         """Let the next turn tick this group."""
         self._touched[group.group] = group
+        if self._in_flight is not None:
+            self.early.look(self.batch.size_bytes, self._touched.values())
         self._wake()
 
     def waiting_bytes(self) -> int:
@@ -324,14 +319,9 @@ class Turns:
         except MalformedMessageError as error:
             log.warning("dropped a malformed message", peer=node_id, group=wire.group, error=str(error))
             return
-        if payloads and self._no_room():
+        if payloads and self._store.usage().takes_no_copies:
             return  # as if it were lost: the leader sends it again, and counts on the others meanwhile
         self._guarded(group, lambda: self._member_receives(group, wire.sender, message))
-
-    def _no_room(self) -> bool:
-        """The disk has little more than what votes, rows and trims need."""
-        usage = self._store.usage()
-        return usage.full and usage.disk_free_bytes < FOLLOWER_DISK_FREE_BYTES_MIN
 
     def _member_receives(self, group: Group, sender: int, message: Message) -> None:
         if self.quiescence.sleeps_through(group, message):
@@ -406,19 +396,26 @@ class Turns:
     def _send(self) -> None:
         at_once = Mail()
         for group in self._ticked:
-            outbox, group.member.outbox = group.member.outbox, []
-            if group.damaged:
-                continue  # above all it must not tell its followers to sleep
-            for recipient, message in outbox:
-                if isinstance(message, Append):
-                    self.quiescence.leaves(group, node_of(recipient), message)
-                held = group.journal.hard_dirty or isinstance(message, AFTER_COMMIT)
-                (self._held if held else at_once).post(group.group, group.member.id, recipient, message)
+            self._post(group, at_once)
         announced = self._leaderships.take_announced()
         for node_id in self._links if announced else ():
             at_once.announce(node_id, announced)
         self.quiescence.post(at_once)
         at_once.flush(self._peers)
+
+    def _post(self, group: Group, at_once: Mail) -> None:
+        outbox, group.member.outbox = group.member.outbox, []
+        if group.damaged:
+            return  # above all it must not tell its followers to sleep
+        for recipient, message in outbox:
+            if isinstance(message, Append):
+                self.quiescence.leaves(group, node_of(recipient), message)
+            held = group.journal.hard_dirty or isinstance(message, AFTER_COMMIT)
+            (self._held if held else at_once).post(group.group, group.member.id, recipient, message)
+
+    def _send_entries(self, group: Group, mail: Mail) -> None:
+        self._guarded(group, group.member.send_entries)
+        self._post(group, mail)
 
     # ---- committing
 
@@ -440,6 +437,7 @@ class Turns:
             self._held.flush(self._peers)
             return
         self._in_flight, self.batch = self.batch, WriteBatch()
+        self.early.commit_begins()
         self._syncing_flies, self._syncing = self._syncing, []
         self._store.commit(self._in_flight, self._committed)
 

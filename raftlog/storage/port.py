@@ -60,6 +60,10 @@ class WriteBatch:
         return bool(self.entries or self.truncate or self.trim or self.rows or self.drop or self.install)
 
 
+COPIES_DISK_FREE_BYTES_MIN = 64 << 20
+"""A full node takes no more entries from leaders with less of its disk free: a write cut short would end it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageUsage:
     """Sizes in bytes. ``used`` is what live pages take, ``file`` the data file's length (it does not shrink)."""
@@ -79,6 +83,11 @@ class StorageUsage:
     def full(self) -> bool:
         """Publishing must be refused."""
         return bool(self.shortage)
+
+    @property
+    def takes_no_copies(self) -> bool:
+        """No entries of other nodes' either: the disk has little more than what votes, rows and trims need."""
+        return self.full and self.disk_free_bytes < COPIES_DISK_FREE_BYTES_MIN
 
 
 class StoreReader(Protocol):

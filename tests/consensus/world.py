@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 
-from raftlog.consensus.config import ConsensusConfig
+from raftlog.consensus.config import SEND_EARLY_BYTES, ConsensusConfig
 from raftlog.consensus.door import RaftTimes
 from raftlog.consensus.group import Group
 from raftlog.consensus.guard import Guards
@@ -122,7 +122,12 @@ class WorldNode:
             peers=Links(self.world, self.id),
             clock=VirtualClock(self.world.loop),
             rng=Random(self.world.rng.random()),
-            config=ConsensusConfig(times=self.world.times, guards=self.world.guards, replica_lag_time_max_s=self.world.lag_max_s),
+            config=ConsensusConfig(
+                times=self.world.times,
+                guards=self.world.guards,
+                replica_lag_time_max_s=self.world.lag_max_s,
+                send_early_bytes=self.world.send_early_bytes,
+            ),
             fail=self.world.failed,
             features=self.world.features,
         )
@@ -194,6 +199,7 @@ class World:
         self.filter: Callable[[int, int, pb.RaftMessage], bool] = lambda *_: True
         self.failures: list[BaseException] = []
         self.lag_max_s = 30.0
+        self.send_early_bytes = SEND_EARLY_BYTES
         self.features = Features(level=NEWEST)
         """What all nodes take the cluster's feature level to be."""
         self.machine_class: type[CountingMachine] = CountingMachine

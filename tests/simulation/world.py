@@ -22,7 +22,6 @@ from raftlog.broker import trim
 from raftlog.broker.config import BrokerConfig
 from raftlog.consensus.config import ConsensusConfig
 from raftlog.consensus.group import Group
-from raftlog.consensus.quiescence import Quiescence
 from raftlog.consensus.snapshot import STAGED
 from raftlog.consensus.turns import Turns
 from raftlog.core.configuration import UNKNOWN, Configuration, node_of
@@ -58,6 +57,8 @@ FAULTS_MIN = 10
 
 LAG_MAX_S = 4.0
 """Trims do not wait for a replica that has been away for so long: it needs a snapshot."""
+SEND_EARLY_BYTES = 300
+"""Of a world whose records are small: two or three of them leave while the commit before them is under way."""
 ENTRIES_KEPT = 40
 """Logs of groups whose state is in rows are cut when they are longer."""
 SIZES = {"moves": (4, 5)}
@@ -84,7 +85,7 @@ class Outcome:
 class World:
     """See the module. A scenario is an async function of the world."""
 
-    consensus_config = ConsensusConfig(replica_lag_time_max_s=LAG_MAX_S)
+    consensus_config = ConsensusConfig(replica_lag_time_max_s=LAG_MAX_S, send_early_bytes=SEND_EARLY_BYTES)
     sizes = (3, 3, 3, 3, 3, 3, 3, 5)
     """Numbers of nodes to draw from."""
 
@@ -114,7 +115,7 @@ class World:
         self.enough = False
         """Clients end what they do."""
         self.damage_done = False
-        self._quiescences: list[Quiescence] = []
+        self._turns: list[Turns] = []
         self._graves: list[SerialTask] = []
         self._later: dict[asyncio.TimerHandle, None] = {}
         self._broken: asyncio.Future[None] | None = None
@@ -143,8 +144,9 @@ class World:
             self.loop.close()
             if collecting:
                 gc.enable()
-        self.coverage["slept"] = sum(each.slept for each in self._quiescences)
-        self.coverage["woken"] = sum(each.woken for each in self._quiescences)
+        self.coverage["slept"] = sum(each.quiescence.slept for each in self._turns)
+        self.coverage["woken"] = sum(each.quiescence.woken for each in self._turns)
+        self.coverage["sent early"] = sum(each.early.sent for each in self._turns)
         return Outcome(
             seed=self.seed, mode=self.mode, violations=tuple(self.violations), coverage=self.coverage,
             trace=tuple(self.trace), events=tuple(self.history.events),
@@ -202,7 +204,7 @@ class World:
         self.covered("starts")
         identity = machine.disk.contents.identity
         self.note(f"node {machine.id} starts, boot {0 if identity is None else identity.boot_number}")
-        self._quiescences.append(turns.quiescence)
+        self._turns.append(turns)
         self.mover.watch(machine, turns)
         self.invariants.watch(machine, turns)
         self.homes.watch(machine, turns)

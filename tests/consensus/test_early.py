@@ -1,0 +1,62 @@
+"""What a leader appends while its disk is busy."""
+
+from __future__ import annotations
+
+from raftlog.consensus.config import SEND_EARLY_BYTES
+from tests.consensus.nodes import led
+from tests.consensus.world import World, WorldNode
+
+SLOW_S = 0.3
+"""A commit that is under way for long, but not for an election timeout; messages take milliseconds."""
+
+
+async def busy(world: World) -> tuple[WorldNode, list[WorldNode], int]:
+    """A leader whose commit is under way, its followers, and the index of an entry that came behind it."""
+    leader = await led(world)
+    world.publish(leader)
+    await world.until(world.converged)
+    leader.disk_s = (SLOW_S, SLOW_S)
+    first = world.publish(leader)
+    await world.settle(0.02)
+    second = world.publish(leader)
+    assert first is not None
+    assert second is not None
+    assert leader.group is not None
+    assert leader.group.durable_index < first.header.index < second.header.index
+    return leader, [node for node in world.nodes.values() if node is not leader], second.header.index
+
+
+def durable(node: WorldNode) -> int:
+    assert node.group is not None
+    return node.group.durable_index
+
+
+def test_entries_leave_while_a_commit_is_under_way() -> None:
+    """The followers have them on their disks before the leader has; nothing is committed by that, and in the end all is."""
+
+    async def scenario(world: World) -> None:
+        leader, followers, index = await busy(world)
+        await world.until(lambda: all(durable(follower) == index for follower in followers), seconds=SLOW_S / 4)
+        assert durable(leader) < index - 1
+        assert leader.group is not None
+        assert leader.group.commit_index < index - 1
+        await world.until(world.converged)
+        assert leader.group.commit_index == index
+
+    world = World()
+    world.send_early_bytes = 1
+    world.run(scenario)
+
+
+def test_a_few_bytes_wait_for_the_next_turn() -> None:
+    """They are not worth a frame of their own."""
+
+    async def scenario(world: World) -> None:
+        leader, followers, index = await busy(world)
+        await world.settle(SLOW_S / 4)
+        assert all(durable(follower) == index - 1 for follower in followers)
+        assert durable(leader) < index - 1
+        await world.until(lambda: all(durable(follower) == index for follower in followers))
+
+    assert SEND_EARLY_BYTES > 1_000
+    World().run(scenario)
