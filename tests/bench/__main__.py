@@ -17,13 +17,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC remarks on every child 
 import uvloop
 
 from raftlog.core.allocator import keep_freed_memory
-from tests.bench import kafka, many, publishing, reading, report, rolling, starting
+from tests.bench import growing, kafka, many, publishing, reading, report, rolling, starting
 from tests.bench.figures import Figure
 from tests.bench.processes import ROOT
 
 NAMES = (
     *(case.name for case in publishing.CASES), *reading.NAMES, *kafka.NAMES, *many.NAMES,
-    starting.START, starting.FAILOVER, rolling.NAME,
+    starting.START, starting.FAILOVER, rolling.NAME, *growing.NAMES,
 )  # fmt: skip
 
 
@@ -40,10 +40,32 @@ class Effort:
     rolls: int
     rebalances: int
     published_bytes: int
+    data_bytes: int
+    """What a node has before it is restarted."""
 
 
-FULL = Effort(rounds=4, repeats=3, seconds=0.8, kills=20, starts=5, rolls=2, rebalances=5, published_bytes=1_000_000_000)
-QUICK = Effort(rounds=1, repeats=1, seconds=1.0, kills=3, starts=1, rolls=1, rebalances=1, published_bytes=300_000_000)
+FULL = Effort(
+    rounds=4,
+    repeats=3,
+    seconds=0.8,
+    kills=20,
+    starts=5,
+    rolls=2,
+    rebalances=5,
+    published_bytes=1_000_000_000,
+    data_bytes=5_000_000_000,
+)
+QUICK = Effort(
+    rounds=1,
+    repeats=1,
+    seconds=1.0,
+    kills=3,
+    starts=1,
+    rolls=1,
+    rebalances=1,
+    published_bytes=300_000_000,
+    data_bytes=300_000_000,
+)
 
 
 def main() -> int:
@@ -93,6 +115,8 @@ async def _measure(names: Sequence[str], directory: Path, effort: Effort) -> lis
         figures += await starting.failover(directory, kills=effort.kills)
     if rolling.NAME in names:
         figures += await rolling.rolling(directory, rounds=effort.rolls)
+    if any(name in names for name in growing.NAMES):
+        figures += await growing.measure(names, directory, rounds=effort.rounds, data_bytes=effort.data_bytes)
     return figures
 
 

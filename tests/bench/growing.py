@@ -1,0 +1,150 @@
+"""Nodes that come, and come back: a restart over much data, a node that was away, and a fourth one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from raftlog.client.client import Client
+from raftlog.client.publish_stream import Outcome
+from raftlog.errors import RaftlogError
+from raftlog.model import TopicPartition
+from raftlog.testing import LocalCluster
+from tests.bench.bare import bare_cluster, bare_load
+from tests.bench.batches import ready_made
+from tests.bench.cluster import REPLICAS, new_topic, packed_load, stream_to
+from tests.bench.figures import Figure, Target
+
+RESTART, CATCH_UP, FOURTH = "restart-5g", "catch-up", "fourth-node"
+NAMES = (RESTART, CATCH_UP, FOURTH)
+MIB = 1 << 20
+IN_FLIGHT = 8
+PARTITIONS = 12
+"""Of the topic that a fourth node takes its share of."""
+PACKED_BYTES, PACKED_IN_FLIGHT = MIB // 64, 64
+MEASURED_FROM = 0.1
+"""Catching up is timed from this share of what was missed, so that the start of the process is not in it."""
+RATE_S = 4.0
+"""For the rate before the fourth node comes, and for each look at it while replicas move."""
+SHARE_MIN = 0.9
+"""Of an even share: replicas are moved whole, and what is even enough stays."""
+MOVED_TIMEOUT_S = 600.0
+_POLL_S = 0.05
+_log = logging.getLogger(__name__)
+
+
+async def measure(names: Sequence[str], directory: Path, *, rounds: int, data_bytes: int) -> list[Figure]:
+    """The figures of ``names``; ``data_bytes`` is what a node has before its restart, and scales what the others move."""
+    figures: list[Figure] = []
+    if RESTART in names:
+        figures.append(await _restart(directory / RESTART, rounds, data_bytes))
+    if CATCH_UP in names:
+        figures.append(await _catch_up(directory / CATCH_UP, rounds, data_bytes // 10))
+    if FOURTH in names:
+        figures.append(await _fourth(directory / FOURTH, data_bytes * 2 // 5))
+    return figures
+
+
+async def _publish(client: Client, tp: TopicPartition, size_bytes: int) -> None:
+    """So many bytes, eight batches of 1 MB in flight."""
+    batch, left = ready_made(MIB), -(-size_bytes // MIB)
+    waiting: set[asyncio.Future[list[Outcome]]] = set()
+    async with stream_to(client, tp) as stream:
+        while left or waiting:
+            while left and len(waiting) < IN_FLIGHT:
+                waiting.add(stream.send([(tp, batch)]))
+                left -= 1
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for outcome in (outcome for future in done for outcome in future.result()):
+                if isinstance(outcome, RaftlogError):
+                    raise outcome
+
+
+async def _until(client: Client, node: str, reached: Callable[[int], bool], topic: str) -> float:
+    """Wait until what a node holds of a topic, in bytes, is enough; when that was."""
+    async with asyncio.timeout(MOVED_TIMEOUT_S):
+        while True:
+            with suppress(RaftlogError):
+                replicas = (await client.admin.describe_replicas(node)).replicas
+                if reached(sum(replica.size_bytes for replica in replicas if replica.topic == topic)):
+                    return perf_counter()
+            await asyncio.sleep(_POLL_S)
+
+
+async def _restart(home: Path, rounds: int, data_bytes: int) -> Figure:
+    """A node with so much data is killed and started → ready, as its admin port says."""
+    times = []
+    async with LocalCluster(REPLICAS, data_dir=home) as cluster, Client(cluster.brokers) as client:
+        tp = await new_topic(client, "much")
+        await _publish(client, tp, data_bytes)
+        for number in range(rounds):
+            node_id = number % REPLICAS + 1
+            await cluster.kill(node_id)
+            began = perf_counter()
+            await cluster.start(node_id)
+            times.append(perf_counter() - began)
+            _log.info("restart %d: %.2f s", number + 1, times[-1])
+    return Figure(
+        name=RESTART, text=f"a node with {data_bytes / 1e9:g} GB killed and started → ready", value=median(times), unit="s",
+        target=Target(5.0, at_most=True), samples=times, detail=f"worst of {rounds}: {max(times):.2f} s",
+    )  # fmt: skip
+
+
+async def _catch_up(home: Path, rounds: int, missed_bytes: int) -> Figure:
+    """A node is down while so much is published → the pace at which it takes that from the leader."""
+    ratios, rates = [], []
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(bare_cluster(home / "bare"))
+        cluster = await stack.enter_async_context(LocalCluster(REPLICAS, data_dir=home / "raftlog"))
+        client = await stack.enter_async_context(Client(cluster.brokers))
+        for number in range(rounds):
+            tp = await new_topic(client, f"missed-{number}")
+            leader = (await client.admin.describe_topic(tp.topic)).topic.partitions[0].leader
+            away = next(node for node_id, node in cluster.nodes.items() if node_id != leader)
+            await cluster.stop(away.node_id)
+            await _publish(client, tp, missed_bytes)
+            bare = (await bare_load(port, ready_made(MIB), IN_FLIGHT, RATE_S / 2)).mb_per_s(MIB)
+            await cluster.start(away.node_id, wait_ready=False)
+            since = await _until(client, away.grpc, lambda held: held >= missed_bytes * MEASURED_FROM, tp.topic)
+            done = await _until(client, away.grpc, lambda held: held >= missed_bytes, tp.topic)
+            rate = missed_bytes * (1 - MEASURED_FROM) / 1e6 / (done - since)
+            _log.info("catch-up %d: %.4g of %.4g MB/s", number + 1, rate, bare)
+            ratios.append(rate / bare)
+            rates.append((rate, bare))
+    middle = sorted(range(rounds), key=lambda at: ratios[at])[rounds // 2]
+    return Figure(
+        name=CATCH_UP, text=f"a node that missed {missed_bytes / 1e6:g} MB catches up", value=ratios[middle], unit="×",
+        target=Target(0.5), samples=ratios, detail="{:.4g} of {:.4g} MB/s".format(*rates[middle]),
+    )  # fmt: skip
+
+
+async def _fourth(home: Path, data_bytes: int) -> Figure:
+    """A fourth node joins three with so much data, and is given its share by itself, while a producer publishes."""
+    async with LocalCluster(REPLICAS, data_dir=home) as cluster, Client(cluster.brokers) as client:
+        await client.admin.create_topic("shared", partitions=PARTITIONS, replication_factor=REPLICAS)
+        for number in range(PARTITIONS):
+            await _publish(client, TopicPartition("shared", number), data_bytes // PARTITIONS)
+        load = await new_topic(client, "load")
+        async with client.producer(idempotence=False, compression="none") as producer, asyncio.TaskGroup() as group:
+
+            async def rate() -> float:
+                return (await packed_load(producer, load, batch, PACKED_IN_FLIGHT, RATE_S)).mb_per_s(PACKED_BYTES)
+
+            batch, share = ready_made(PACKED_BYTES), data_bytes * REPLICAS // (REPLICAS + 1)
+            before, began, during = await rate(), perf_counter(), list[float]()
+            newcomer = cluster.nodes[await cluster.join()]
+            moved = group.create_task(_until(client, newcomer.grpc, lambda held: held >= SHARE_MIN * share, "shared"))
+            while not moved.done():
+                during.append(await rate())
+                _log.info("fourth node, %.0f s: publishing at %.4g of %.4g MB/s", perf_counter() - began, during[-1], before)
+            took_s = moved.result() - began
+    return Figure(
+        name=FOURTH, text=f"publishing while a fourth node takes its share of {data_bytes / 1e9:g} GB, of the rate before",
+        value=median(during) / before, unit="×", target=Target(0.6), samples=[rate / before for rate in during],
+        detail=f"{median(during):.4g} of {before:.4g} MB/s; {took_s:.0f} s",
+    )  # fmt: skip
