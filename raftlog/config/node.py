@@ -118,7 +118,7 @@ class NodeConfig(BaseModel):
         default=30 * 60_000, description="a node that was down for so long is dead: its replicas are made anew elsewhere"
     )
     leader_replication_throttled_rate: Size = Field(
-        default=64 << 20, description="bytes a second that this node sends to replicas that come; 0 is no limit"
+        default=32 << 20, description="bytes a second that this node sends to replicas that come; 0 is no limit"
     )
     auto_replica_rebalance_enable: bool = Field(
         default=True, description="whether replicas are spread evenly over the nodes without being told, a few at a time"

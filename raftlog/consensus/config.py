@@ -8,8 +8,8 @@ from raftlog.consensus.door import RaftTimes
 from raftlog.consensus.guard import Guards
 
 TAIL_CACHE_BYTES = 16 << 20
-CATCH_UP_BYTES_PER_S = 64 << 20
-"""About half of what one disk takes."""
+CATCH_UP_BYTES_PER_S = 32 << 20
+"""About a third of what one disk takes: at twice as much, clients had little more than half of their pace (``make bench``)."""
 SEND_EARLY_BYTES = 512 << 10
 """Measured on two cores: less costs frames, more lets disks idle."""
 

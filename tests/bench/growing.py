@@ -31,6 +31,8 @@ MEASURED_FROM = 0.1
 """Catching up is timed from this share of what was missed, so that the start of the process is not in it."""
 RATE_S = 4.0
 """For the rate before the fourth node comes, and for each look at it while replicas move."""
+LOAD_KEPT_BYTES, RETENTION_CHECK_MS = 200_000_000, 1_000
+"""What is published meanwhile does not count: it goes soon."""
 SHARE_MIN = 0.9
 """Of an even share: replicas are moved whole, and what is even enough stays."""
 MOVED_TIMEOUT_S = 600.0
@@ -124,12 +126,15 @@ async def _catch_up(home: Path, rounds: int, missed_bytes: int) -> Figure:
 
 
 async def _fourth(home: Path, data_bytes: int) -> Figure:
-    """A fourth node joins three with so much data, and is given its share by itself, while a producer publishes."""
-    async with LocalCluster(REPLICAS, data_dir=home) as cluster, Client(cluster.brokers) as client:
+    """A fourth node joins three with so much data, and is given its share, while a producer publishes. The balance is asked for:
+    by itself it comes within minutes."""
+    settings = {"log-retention-check-interval-ms": RETENTION_CHECK_MS}
+    async with LocalCluster(REPLICAS, data_dir=home, settings=settings) as cluster, Client(cluster.brokers) as client:
         await client.admin.create_topic("shared", partitions=PARTITIONS, replication_factor=REPLICAS)
         for number in range(PARTITIONS):
             await _publish(client, TopicPartition("shared", number), data_bytes // PARTITIONS)
-        load = await new_topic(client, "load")
+        await client.admin.create_topic("load", replication_factor=REPLICAS, configs={"retention.bytes": str(LOAD_KEPT_BYTES)})
+        load = TopicPartition("load", 0)
         async with client.producer(idempotence=False, compression="none") as producer, asyncio.TaskGroup() as group:
 
             async def rate() -> float:
@@ -138,6 +143,7 @@ async def _fourth(home: Path, data_bytes: int) -> Figure:
             batch, share = ready_made(PACKED_BYTES), data_bytes * REPLICAS // (REPLICAS + 1)
             before, began, during = await rate(), perf_counter(), list[float]()
             newcomer = cluster.nodes[await cluster.join()]
+            await client.admin.balance()
             moved = group.create_task(_until(client, newcomer.grpc, lambda held: held >= SHARE_MIN * share, "shared"))
             while not moved.done():
                 during.append(await rate())
