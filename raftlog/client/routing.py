@@ -33,6 +33,9 @@ ATTEMPT_TIMEOUT_S: Final = 2.0
 """How long one node may take over a read that any other node can answer as well: a stopped node must not hold up a failover."""
 UNKNOWN_TOPIC_GRACE_S: Final = 2.0
 """How long a topic may be unknown before it counts as missing: nodes learn of a new topic a moment after its creation."""
+REDIAL_S: Final = 0.6
+"""A connection that has failed is not dialled again for half a second (``connections``): a node that is back by then is there."""
+REDIAL_LOOK_S: Final = 0.05
 NODES_MAX_AGE_S: Final = 60.0
 """How old the list of nodes may be: it is what is left when all the addresses given at the start are gone."""
 
@@ -270,12 +273,17 @@ class Routing:
     async def one_node(
         self, address: str, call: Callable[[Node, float], Awaitable[_T]], *, timeout_s: float = ATTEMPT_TIMEOUT_S
     ) -> _T:
-        """Make a unary call at ``address``, once.
+        """Make a unary call at ``address`` and nowhere else: again for ``REDIAL_S`` where it did not get there.
 
         Raises:
             RaftlogError
         """
-        try:
-            return await call(self._connections.node(address), timeout_s)
-        except grpc.aio.AioRpcError as rpc_error:
-            raise from_rpc_error(rpc_error, address) from None
+        deadline = asyncio.get_running_loop().time() + REDIAL_S
+        while True:
+            try:
+                return await call(self._connections.node(address), timeout_s)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = from_rpc_error(rpc_error, address)
+            if not isinstance(error, UnavailableError) or asyncio.get_running_loop().time() >= deadline:
+                raise error
+            await asyncio.sleep(REDIAL_LOOK_S)

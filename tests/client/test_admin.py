@@ -84,6 +84,18 @@ async def test_the_cluster_and_its_replicas_are_described() -> None:
             await client.admin.describe_replicas(9)
 
 
+async def test_a_node_that_is_back_is_reached_at_once() -> None:
+    """Although its connection has just failed, and gRPC will not dial again for half a second."""
+    async with FakeCluster() as cluster, client_of(cluster) as client:
+        node = cluster.nodes[3]
+        await client.admin.describe_replicas(node.address)
+        await node.stop()
+        with pytest.raises(UnavailableError):
+            await client.admin.describe_replicas(node.address)
+        await node.start()
+        assert (await client.admin.describe_replicas(node.address)).node_id == 3
+
+
 async def test_replicas_are_moved_drained_balanced_and_listed() -> None:
     """Each wish is one call of any node; a balance tells what it changes, a list how far it is."""
     async with FakeCluster() as cluster, client_of(cluster) as client:
