@@ -17,6 +17,8 @@ from raftlog.errors import StorageFullError
 
 MIB = 1 << 20
 VALUE = os.urandom(MIB // 2)
+PATIENCE_S = 2.0
+"""A busy disk may take some tenths of a second over one record that it takes."""
 
 
 async def storage(client: Client) -> StorageInfo:
@@ -24,7 +26,7 @@ async def storage(client: Client) -> StorageInfo:
     return (await client.admin.describe_replicas(1)).storage
 
 
-async def fill(client: Client, topic: str, count_max: int, patience_s: float = 0.3) -> int:
+async def fill(client: Client, topic: str, count_max: int, patience_s: float = PATIENCE_S) -> int:
     """Publish until it is refused as full for so long, or so many records; how many were acknowledged."""
     async with client.producer(compression="none", delivery_timeout_s=patience_s) as producer:
         for number in range(count_max):
