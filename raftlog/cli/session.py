@@ -126,15 +126,13 @@ class _Interrupt:
             KeyboardInterrupt: there is nothing to cancel: the task has not begun, or its loop is closed.
         """
         loop, task = self._loop, self._task
-        if loop is not None and self.first_at is not None:
-            if loop.time() - self.first_at > INSIST_S:
-                os._exit(INTERRUPTED)
-            return
-        if loop is None or task is None or loop.is_closed():
+        if loop is None or task is None or (self.first_at is None and loop.is_closed()):
             signal.default_int_handler(number, frame)
-            return
-        self.first_at = loop.time()
-        loop.call_soon_threadsafe(task.cancel)  # which wakes the loop too
+        elif self.first_at is None:
+            self.first_at = loop.time()
+            loop.call_soon_threadsafe(task.cancel)  # which wakes the loop too
+        elif loop.time() - self.first_at > INSIST_S:
+            os._exit(INTERRUPTED)
 
 
 def key_values(pairs: list[str], option: str) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,7 @@ PARTITIONS = 12
 """Of the topic that a fourth node takes its share of."""
 PACKED_BYTES, PACKED_IN_FLIGHT = MIB // 64, 64
 MEASURED_FROM = 0.1
-"""Catching up is timed from this share of what was missed, so that the start of the process is not in it."""
+"""Catching up is timed from when this share of what was missed is there, so that the start of the process is not in it."""
 RATE_S = 4.0
 """For the rate before the fourth node comes, and for each look at it while replicas move."""
 LOAD_KEPT_BYTES, RETENTION_CHECK_MS = 200_000_000, 1_000
@@ -43,12 +44,15 @@ _log = logging.getLogger(__name__)
 async def measure(names: Sequence[str], directory: Path, *, rounds: int, data_bytes: int) -> list[Figure]:
     """The figures of ``names``; ``data_bytes`` is what a node has before its restart, and scales what the others move."""
     figures: list[Figure] = []
-    if RESTART in names:
-        figures.append(await _restart(directory / RESTART, rounds, data_bytes))
-    if CATCH_UP in names:
-        figures.append(await _catch_up(directory / CATCH_UP, rounds, data_bytes // 10))
-    if FOURTH in names:
-        figures.append(await _fourth(directory / FOURTH, data_bytes * 2 // 5))
+    for name in (name for name in NAMES if name in names):
+        home = directory / name
+        if name == RESTART:
+            figures.append(await _restart(home, rounds, data_bytes))
+        elif name == CATCH_UP:
+            figures.append(await _catch_up(home, rounds, data_bytes // 10))
+        else:
+            figures.append(await _fourth(home, data_bytes * 2 // 5))
+        await asyncio.to_thread(shutil.rmtree, home)  # three times as much as a node has
     return figures
 
 
@@ -67,14 +71,15 @@ async def _publish(client: Client, tp: TopicPartition, size_bytes: int) -> None:
                     raise outcome
 
 
-async def _until(client: Client, node: str, reached: Callable[[int], bool], topic: str) -> float:
-    """Wait until what a node holds of a topic, in bytes, is enough; when that was."""
+async def _until(client: Client, node: str, enough_bytes: float, topic: str) -> tuple[float, int]:
+    """Wait until a node holds so many bytes of a topic; when that was seen, and how many it held then."""
     async with asyncio.timeout(MOVED_TIMEOUT_S):
         while True:
             with suppress(RaftlogError):
                 replicas = (await client.admin.describe_replicas(node)).replicas
-                if reached(sum(replica.size_bytes for replica in replicas if replica.topic == topic)):
-                    return perf_counter()
+                held_bytes = sum(replica.size_bytes for replica in replicas if replica.topic == topic)
+                if held_bytes >= enough_bytes:
+                    return perf_counter(), held_bytes
             await asyncio.sleep(_POLL_S)
 
 
@@ -112,9 +117,9 @@ async def _catch_up(home: Path, rounds: int, missed_bytes: int) -> Figure:
             await _publish(client, tp, missed_bytes)
             bare = (await bare_load(port, ready_made(MIB), IN_FLIGHT, RATE_S / 2)).mb_per_s(MIB)
             await cluster.start(away.node_id, wait_ready=False)
-            since = await _until(client, away.grpc, lambda held: held >= missed_bytes * MEASURED_FROM, tp.topic)
-            done = await _until(client, away.grpc, lambda held: held >= missed_bytes, tp.topic)
-            rate = missed_bytes * (1 - MEASURED_FROM) / 1e6 / (done - since)
+            since, had_bytes = await _until(client, away.grpc, missed_bytes * MEASURED_FROM, tp.topic)
+            done, has_bytes = await _until(client, away.grpc, missed_bytes, tp.topic)
+            rate = (has_bytes - had_bytes) / 1e6 / (done - since)
             _log.info("catch-up %d: %.4g of %.4g MB/s", number + 1, rate, bare)
             ratios.append(rate / bare)
             rates.append((rate, bare))
@@ -144,11 +149,11 @@ async def _fourth(home: Path, data_bytes: int) -> Figure:
             before, began, during = await rate(), perf_counter(), list[float]()
             newcomer = cluster.nodes[await cluster.join()]
             await client.admin.balance()
-            moved = group.create_task(_until(client, newcomer.grpc, lambda held: held >= SHARE_MIN * share, "shared"))
+            moved = group.create_task(_until(client, newcomer.grpc, SHARE_MIN * share, "shared"))
             while not moved.done():
                 during.append(await rate())
                 _log.info("fourth node, %.0f s: publishing at %.4g of %.4g MB/s", perf_counter() - began, during[-1], before)
-            took_s = moved.result() - began
+            took_s = moved.result()[0] - began
     return Figure(
         name=FOURTH, text=f"publishing while a fourth node takes its share of {data_bytes / 1e9:g} GB, of the rate before",
         value=median(during) / before, unit="×", target=Target(0.6), samples=[rate / before for rate in during],

@@ -18,6 +18,7 @@ from raftlog.testing import SyncLocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGE_SEEN_S = 10.0
+"""Every node has heard of a change to topics by then, or never will."""
 
 
 class Shell:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ def interrupt() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _same_handler_after() -> object:
+def _same_handler_after() -> Iterator[None]:
     """The next test begins as this one did."""
     before = signal.getsignal(signal.SIGINT)
     yield
