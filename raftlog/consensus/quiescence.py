@@ -22,6 +22,7 @@ from raftlog.consensus.messages import Append, Message
 from raftlog.consensus.outgoing import Mail
 from raftlog.consensus.patience import Patience
 from raftlog.core.clock import Clock
+from raftlog.core.configuration import node_of
 from raftlog.core.sleepers import LONG_AGO, Beat, Telling, Told
 from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
@@ -87,13 +88,21 @@ class Quiescence:
 
     def ticked(self, group: Group, *, idle: bool) -> None:
         """A group was ticked, and is to be again where it is not ``idle``: it falls asleep where it may."""
-        if idle and group.may_sleep():
+        if idle and group.may_sleep() and self._holds(group):
             group.member.sleep()
             group.armed_s = float("inf")
             self.asleep.add(group.group)
             self.slept += 1
         elif group.role is not Role.LEADER:
             self.withdraw(group.group)
+
+    def _holds(self, group: Group) -> bool:
+        """Rule 1 in the moment of falling asleep: between the word and now, the link that brought it may have been lost."""
+        if group.role is Role.LEADER:
+            nodes = {node_of(other) for other in group.member.matches()}
+            return all(node in self._telling and group.group in self._telling[node] for node in nodes)
+        told = None if group.leader is None else self._told.get(group.leader)
+        return told is not None and group.group in told
 
     def rouse(self, group: Group) -> None:
         """A group has something to do: if it sleeps, it wakes."""
@@ -185,8 +194,14 @@ class Quiescence:
 
     def due_s(self) -> float:
         """When ``look`` has something to do."""
-        ends: list[Telling | Told] = [*self._telling.values(), *self._told.values()]
-        return min([*(end.due_s for end in ends), *(by_s for by_s, _ in self._answers.values()), float("inf")])
+        first_s = float("inf")
+        for telling in self._telling.values():
+            first_s = min(first_s, telling.due_s)
+        for told in self._told.values():
+            first_s = min(first_s, told.due_s)
+        for by_s, _ in self._answers.values():
+            first_s = min(first_s, by_s)
+        return first_s
 
     def look(self) -> None:
         """Let those wake whose link was silent for too long."""

@@ -82,7 +82,7 @@ class Turns:
         self._windows = PeerWindows(peers.writable, Pace(config.catch_up_bytes_per_s))
         self._groups: dict[int, Group] = {}
         self._patience = Patience(config.times)
-        self._alarm = Alarm(clock, self._turn)
+        self._alarm = Alarm(clock, self._groups, self._turn, others_s=self._others_s)
         self.quiescence = Quiescence(self._groups, clock=clock, rng=rng, patience=self._patience, wake_at=self._alarm.tick_at)
         self._elections = Elections()
         self._touched: dict[int, Group] = {}
@@ -173,10 +173,12 @@ class Turns:
     def leader_of(self, group: int) -> tuple[int | None, int]:
         """See ``port.Consensus``."""
         local = self._groups.get(group)
-        if local is not None and local.leader is not None:
-            return local.leader, local.term
         term, leader = self._leaderships.leader(group)
-        if local is not None and (local.term > term or local.role is not Role.FOLLOWER or leader == self._node_id):
+        if local is None or local.term < term:  # a replica that is out of its group, or not in it yet, hears of no newer term
+            return (None if leader == self._node_id else leader), term
+        if local.leader is not None:
+            return local.leader, local.term
+        if local.term > term or local.role is not Role.FOLLOWER or leader == self._node_id:
             return None, local.term
         return leader, term
 
@@ -352,7 +354,8 @@ class Turns:
 
     def _tick(self) -> None:
         now = self._clock.monotonic_s()
-        self._touched.update((group.group, group) for group in self._alarm.take_due(self._groups, now))
+        for group in self._alarm.take_due(now):
+            self._touched[group.group] = group
         self.quiescence.look()
         for group_id in self._elections.next(now):
             self._groups[group_id].member.seek_election()
@@ -362,7 +365,8 @@ class Turns:
             if self._is_open(group) and not group.suspended and not group.waits_for_disk:
                 self._tick_group(group)
         self._ticked = [group for group in ticked.values() if not group.suspended]
-        self._changed.update((group.group, group) for group in self._ticked)
+        for group in self._ticked:
+            self._changed[group.group] = group
 
     def _tick_group(self, group: Group) -> None:
         self.quiescence.rouse(group)
@@ -484,8 +488,11 @@ class Turns:
                 self._alarm.tick_at(group, group.member.due_s())
         if self._touched or self._inbox:
             self._wake()
+        self._alarm.set()
+
+    def _others_s(self) -> float:
         lazy = float("inf") if self._lazy_since_s is None else self._lazy_since_s + LAZY_FLUSH_S
-        self._alarm.set(lazy, self.quiescence.due_s(), self._elections.due_s())
+        return min(lazy, self.quiescence.due_s(), self._elections.due_s())
 
     def stop(self) -> None:
         """End all groups; what is being committed is still written."""

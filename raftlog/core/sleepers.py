@@ -86,6 +86,9 @@ class Telling:
     def __len__(self) -> int:
         return len(self._groups.terms)
 
+    def __contains__(self, group: int) -> bool:
+        return group in self._groups.terms
+
     @property
     def due_s(self) -> float:
         """When the next heartbeat is to be sent."""

@@ -325,3 +325,33 @@ def test_leadership_of_a_sleeping_group_can_be_handed_over() -> None:
         await world.until(lambda: any(group_of(node).ready for node in others(world, leader)), seconds=1.0)
 
     World().run(scenario)
+
+
+def test_a_word_that_came_just_before_its_link_was_lost_lets_nobody_sleep() -> None:
+    """A turn finds both the leader's word and the loss of the link that brought it: a follower that slept now would sleep for
+    ever, for nobody is left whose silence could wake it."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        for node in others(world, leader):
+            lose_links_behind_the_word(node)
+        world.publish(leader)
+        await world.until(lambda: all(lost(node) for node in others(world, leader)))
+        leader.crash()
+        await world.until(lambda: world.leader() not in (None, leader), seconds=5 * world.times.election_max_s)
+
+    def lose_links_behind_the_word(node: WorldNode) -> None:
+        turns = turns_of(node)
+        on_turn = turns.on_turn
+
+        def take(node_id: int, turn: pb.Turn, payloads: list[bytes]) -> None:
+            on_turn(node_id, turn, payloads)
+            if any(message.append_entries.sleep_epoch for message in turn.raft):
+                turns.on_disconnected(node_id)
+
+        turns.__dict__["on_turn"] = take
+
+    def lost(node: WorldNode) -> bool:
+        return len(turns_of(node)._links) < 2
+
+    World().run(scenario)

@@ -37,7 +37,7 @@ class Admin(Client):
             await act()
         except RaftlogError as error:
             harmless = (TopicExistsError, UnknownTopicOrPartitionError, InvalidPartitionsError)
-            if isinstance(error, InvalidRequestError) and not isinstance(error, harmless):
+            if isinstance(error, InvalidRequestError) and not isinstance(error, harmless) and not self.world.expects(error):
                 self.world.violated(f"{self.name} is refused: {error!r}")
             self.node(other=True)
         await self.pause(0.3, 1.5)

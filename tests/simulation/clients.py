@@ -95,7 +95,7 @@ class Client:
         """Whether this client cannot hear that node now."""
         return (self.name, machine.id) in self.world.deaf
 
-    async def pause(self, least_s: float = 0.01, most_s: float = 0.15) -> None:
+    async def pause(self, least_s: float = 0.03, most_s: float = 0.35) -> None:
         """Wait a little."""
         await asyncio.sleep(self.rng.uniform(least_s, most_s))
 
@@ -266,10 +266,10 @@ class Consumer(Client):
             self._out_of_range(tp, error)
         elif isinstance(error, RaftlogError):
             self.node(other=True)
-            await self.pause(0.01, 0.1)
+            await self.pause(0.03, 0.2)
         else:
             self._at[tp] = error
-        await self.pause(0.01, 0.12)
+        await self.pause(0.03, 0.25)
 
     def _out_of_range(self, tp: TopicPartition, error: OffsetOutOfRangeError) -> None:
         if error.earliest <= self._at[tp] <= error.latest:
@@ -326,7 +326,7 @@ class Looker(Client):
         tp = self.rng.choice(self.world.partitions)
         timestamp_ms = self.rng.choice((LATEST, LATEST, LATEST, EARLIEST, self.world.wall_ms() - self.rng.randint(0, 5_000)))
         await list_offset(self.world, self.name, self.node(), tp, timestamp_ms)
-        await self.pause(0.03, 0.25)
+        await self.pause(0.06, 0.5)
 
 
 async def list_offset(world: World, client: str, machine: Machine, tp: TopicPartition, timestamp_ms: int) -> int | None:

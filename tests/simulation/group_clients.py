@@ -101,7 +101,7 @@ class Member(Client):
             self.world.violated(f"{self.name} is refused: {error!r}")
         except RaftlogError:
             self.node(other=True)
-            await self.pause(0.02, 0.1)
+            await self.pause(0.04, 0.2)
 
     def _forget(self) -> None:
         self._member_id, self._generation = "", port.NO_GENERATION
@@ -185,7 +185,7 @@ class Member(Client):
         if behind and self.rng.random() < 0.3:
             await self._commit(self.rng.choice(behind))
         await self._mishap()
-        await self.pause(0.01, 0.08)
+        await self.pause(0.03, 0.2)
 
     async def _heartbeat(self) -> None:
         machine, member = self.node(), self._member
@@ -288,7 +288,7 @@ class Auditor(Client):
                 await self.node().ask(lambda broker: broker.groups.list_groups(), timeout_s=3.0)
         except RaftlogError:
             self.node(other=True)
-        await self.pause(0.02, 0.1)
+        await self.pause(0.05, 0.25)
 
     def _look(self) -> None:
         for number in coordinators(self.world):

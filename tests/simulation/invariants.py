@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from raftlog.broker.partition import Partition
 from raftlog.consensus.group import Group
 from raftlog.consensus.journal import stored_replica
+from raftlog.consensus.port import FollowerProgress
 from raftlog.consensus.turns import Turns
 from raftlog.core.configuration import Configuration, member_id, node_of
 from raftlog.core.entry import EntryHeader, decode_header
@@ -111,11 +112,17 @@ class Invariants:
         for member, progress in group.followers().items():
             store = self.world.homes.store(group.group, member)
             bounds = None if store is None else store.bounds(group.group)
-            waits = progress.heard_s <= self.world.consensus_config.replica_lag_time_max_s
-            if waits and bounds is not None and bounds[1] < index:
+            if self._waits_for(group, member, progress) and bounds is not None and bounds[1] < index:
                 self.found(
                     f"node {machine.id} lets go of group {group.group} below {index}, node {node_of(member)} ends at {bounds[1]}"
                 )
+
+    def _waits_for(self, group: Group, member: int, progress: FollowerProgress) -> bool:
+        """Whether trims are to wait for a member: it answers, and takes something, or is being fed a snapshot."""
+        lag_max_s = self.world.consensus_config.replica_lag_time_max_s
+        stuck_s = group.member._now() - group.member._sender.followers[member].stuck_since_s
+        fed = progress.snapshot_sent_bytes or progress.snapshot_total_bytes
+        return progress.heard_s <= lag_max_s and bool(fed or stuck_s < lag_max_s)
 
     def _newest(self, group: Group) -> bool:
         """Nobody was elected since it was."""

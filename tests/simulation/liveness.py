@@ -11,11 +11,11 @@ from tests.history.checkers import judge
 from tests.simulation.clients import Client, Consumer, Looker, Producer
 from tests.simulation.node import Machine
 from tests.simulation.safety import boot, make_topic
-from tests.simulation.world import OPERATIONS_MIN, SEED_S_MIN, STOP_CLIENTS_S, World
+from tests.simulation.world import OPERATIONS_MIN, STOP_CLIENTS_S, World
 
-WORK_S = 18.0
+WORK_S = 16.0
 PUBLISH_WITHIN_S = 10.0
-PAUSES_S = (0.05, 0.3)
+PAUSES_S = (0.03, 0.2)
 DROWSY = 0.4
 """Of the worlds, in so many little is published until the fault has settled: groups sleep in between, and when it begins."""
 DROWSY_PAUSES_S = (0.5, 2.5)
@@ -25,7 +25,6 @@ SETTLED_S = 5.0
 
 async def liveness(world: World) -> None:
     """Boot, work, begin one fault, and watch that every partition goes on taking batches."""
-    begun_s = world.loop.now_s
     boot(world)
     await world.until(world.sealed, "the cluster begins")
     await make_topic(world, "t", world.rng.choice((1, 2, 3)), {})
@@ -51,7 +50,7 @@ async def liveness(world: World) -> None:
                 prober.pauses_s = PAUSES_S
             world.clients += busy
             running += [group.create_task(client.run()) for client in busy]
-        end_s = max(world.loop.now_s + WORK_S, begun_s + SEED_S_MIN)
+        end_s = world.loop.now_s + WORK_S
         while world.loop.now_s < end_s or (world.history.operations < OPERATIONS_MIN and world.loop.now_s < end_s + WORK_S):
             await asyncio.sleep(0.5)
         world.enough = True

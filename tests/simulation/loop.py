@@ -32,6 +32,31 @@ class Deadlock(AssertionError):
     """Nothing is scheduled, and somebody still waits."""
 
 
+class Handle:
+    """A callback to be: what ``asyncio`` uses of its own handles, in half the time. A cancelled one has no callback."""
+
+    __slots__ = ("args", "callback", "context", "when_s")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None, when_s: float = 0.0
+    ) -> None:
+        self.callback: Callable[..., object] | None = callback
+        self.args, self.when_s = args, when_s
+        self.context = contextvars.copy_context() if context is None else context
+
+    def cancel(self) -> None:
+        """See ``asyncio.Handle``."""
+        self.callback, self.args = None, ()
+
+    def cancelled(self) -> bool:
+        """See ``asyncio.Handle``."""
+        return self.callback is None
+
+    def when(self) -> float:
+        """See ``asyncio.TimerHandle``."""
+        return self.when_s
+
+
 class Process:
     """Whose a callback is. ``rate`` is how fast its monotonic clock runs."""
 
@@ -40,7 +65,7 @@ class Process:
         self.dead = False
         self.paused = False
         self.rate = rate
-        self.held: deque[asyncio.Handle] = deque()
+        self.held: deque[Handle] = deque()
         """What became ready while it was paused."""
         self.context = contextvars.Context()
         self.context.run(PROCESS.set, self)
@@ -76,10 +101,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.network: Network | None = None
         """What ``create_server`` and ``create_connection`` reach."""
         self.tasks_made = 0
-        self._rng = rng
-        self._timers: list[tuple[float, float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, float, int, Handle]] = []
         self._timers_made = 0
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[Handle] = deque()
+        self._tie: Callable[[], float] = (lambda: 0.0) if rng is None else rng.random
 
     def time(self) -> float:
         """Virtual seconds, on the clock of whoever asks."""
@@ -90,34 +115,34 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(  # type: ignore[override]  # the types of the arguments are not followed
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Handle:
         """See ``asyncio``."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = Handle(callback, args, context)
         self._ready.append(handle)
         return handle
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Handle:
         """See ``asyncio``."""
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        process = PROCESS.get()
+        rate = 1.0 if process is None else process.rate
+        return self._push(self.now_s + delay / rate, Handle(callback, args, context, self.now_s * rate + delay))
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Handle:
         """See ``asyncio``. ``when`` is on the clock of whoever asks."""
         process = PROCESS.get()
-        moment = when if process is None else when / process.rate
-        return self._push(moment, asyncio.TimerHandle(when, callback, args, self, context))
+        return self._push(when if process is None else when / process.rate, Handle(callback, args, context, when))
 
-    def schedule(self, moment_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def schedule(self, moment_s: float, callback: Callable[..., object], *args: Any) -> Handle:
         """Set a timer of the world's own: on its clock, and nobody's to die with."""
-        return self._push(moment_s, asyncio.TimerHandle(moment_s, callback, args, self, _OUTSIDE))
+        return self._push(moment_s, Handle(callback, args, _OUTSIDE, moment_s))
 
-    def _push(self, moment_s: float, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
+    def _push(self, moment_s: float, timer: Handle) -> Handle:
         self._timers_made += 1
-        tie = self._rng.random() if self._rng is not None else 0.0
-        heapq.heappush(self._timers, (moment_s, tie, self._timers_made, timer))
+        heapq.heappush(self._timers, (moment_s, self._tie(), self._timers_made, timer))
         return timer
 
     def create_task(  # type: ignore[override]
@@ -143,27 +168,33 @@ class VirtualLoop(asyncio.BaseEventLoop):
             ready.append(self._next_timer())
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle.cancelled():
+            callback = handle.callback
+            if callback is None:
                 continue
-            process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
+            process = handle.context.get(PROCESS)
             if process is not None:
                 if process.dead:
                     continue
                 if process.paused:
                     process.held.append(handle)
                     continue
-            handle._run()
+            try:
+                handle.context.run(callback, *handle.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": f"exception in callback {callback!r}", "exception": error})
 
-    def _next_timer(self) -> asyncio.TimerHandle:
+    def _next_timer(self) -> Handle:
         timers = self._timers
         while timers:
             moment, _, _, timer = heapq.heappop(timers)
-            if not timer.cancelled():
+            if timer.callback is not None:
                 self.now_s = max(self.now_s, moment)
                 return timer
         raise Deadlock("every task waits and no timer is set")
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+    def _timer_handle_cancelled(self, handle: object) -> None:
         """It is dropped when its time comes."""
 
     def _write_to_self(self) -> None:

@@ -190,8 +190,7 @@ def followers_sleep_for_ever() -> Iterator[None]:
 @contextlib.contextmanager
 def without(guard: str) -> Iterator[None]:
     """One guard of ``consensus.guard`` is off."""
-    config = dataclasses.replace(World.consensus_config, guards=dataclasses.replace(Guards(), **{guard: False}))
-    with patch.object(World, "consensus_config", config):
+    with patch.object(World, "guards", dataclasses.replace(Guards(), **{guard: False})):
         yield
 
 

@@ -7,6 +7,7 @@ a time is lost: the next when all replicas are where they are wanted.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from raftlog.core.configuration import member_id
 from raftlog.core.metadata import MetadataState
@@ -26,6 +27,8 @@ MACHINES_MAX = 6
 async def returns(world: World) -> None:
     """See the module."""
     begun_s = world.loop.now_s
+    if world.rng.random() < 0.4:  # who has joined is given its share
+        world.broker_config = replace(world.broker_config, leader_imbalance_check_interval_ms=4_000)
     boot(world)
     await world.until(world.sealed, "the cluster begins")
     world.covered("bootstraps")
