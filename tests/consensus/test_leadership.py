@@ -6,6 +6,7 @@ import pytest
 
 from raftlog.errors import NotLeaderError, RequestTimedOutError
 from raftlog.model import Role
+from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from tests.consensus.nodes import group_of, led, others, turns_of
 from tests.consensus.world import GROUP, World
 
@@ -112,3 +113,19 @@ def test_every_node_learns_who_leads() -> None:
         assert turns_of(bystander).leader_of(GROUP) == (leader.id, group_of(leader).term)
 
     World(3, 23).run(scenario)
+
+
+def test_a_replica_that_its_group_forgot_believes_who_is_announced() -> None:
+    """It hears no heartbeats any more and keeps the leader of its last term in mind; a leader of a later term counts for more."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        forgotten, newer = others(world, leader)
+        term = group_of(leader).term + 1
+        world.filter = lambda _, recipient, __: recipient != forgotten.id
+        announced = pb.Leadership(group=GROUP, term=term, leader_node_id=newer.id)
+        turns_of(forgotten).on_turn(newer.id, pb.Turn(leaderships=[announced]), [])
+        await world.until(lambda: turns_of(forgotten).leader_of(GROUP) == (newer.id, term), seconds=0.1)
+        assert (group_of(forgotten).leader, group_of(forgotten).term) == (leader.id, term - 1)
+
+    World(3, 21).run(scenario)

@@ -22,6 +22,8 @@ from tests.history.group_events import (
 )
 from tests.history.observed import Finding, Name
 
+NO_GENERATION = -1
+"""Of a commit from outside, which a group that has no members takes."""
 WHOLE = -1
 """In place of a partition, where a finding is of the whole group."""
 
@@ -139,7 +141,7 @@ def fenced_commits(group: ObservedGroup) -> Iterator[Finding]:
     """
     ended = sorted(group.joins, key=lambda op: op.ended_us)
     given = sorted(group.syncs, key=lambda op: op.ended_us)
-    at, newest = 0, 0
+    at, newest = 0, NO_GENERATION
     for op in sorted(group.commits, key=lambda op: op.begun_us):
         while at < len(ended) and ended[at].ended_us < op.begun_us:
             newest = max(newest, _joined(ended[at]).generation)

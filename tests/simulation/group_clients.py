@@ -6,6 +6,7 @@ without a word, stall until its session is over and commit then as if nothing ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,8 @@ from raftlog.errors import (
     UnknownMemberError,
     UnknownTopicOrPartitionError,
 )
-from raftlog.model import TopicPartition
+from raftlog.model import Role, TopicPartition
+from tests.history.events import Outcome
 from tests.history.group_events import (
     CommitOffset,
     CommittedOffset,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 SESSION_MS: Final = 1_500
 REBALANCE_MS: Final = 2_500
 JOIN_TIMEOUT_S: Final = 6.0
+ALONE: Final = "alone"
 STALL_S: Final = 3.0
 """Longer than a session: the others go on without this one."""
 FENCED: Final = (IllegalGenerationError, UnknownMemberError, FencedInstanceError, RebalanceInProgressError)
@@ -283,6 +286,7 @@ class Auditor(Client):
         self._look()
         try:
             self.node(other=self.rng.random() < 0.5)
+            self._favourite = deposed(self.world) or self._favourite
             await fetch_committed(self.world, self, self.rng.choice(self._groups), self.rng.choice(self.world.partitions))
             if self.rng.random() < 0.1:
                 await self.node().ask(lambda broker: broker.groups.list_groups(), timeout_s=3.0)
@@ -303,3 +307,53 @@ def coordinators(world: World) -> list[int]:
     """The Raft groups of the internal topic, as far as any node knows."""
     found = [world.group_of(TopicPartition(port.GROUPS_TOPIC, number)) for number in range(8)]
     return [number for number in found if number >= 0]
+
+
+class Loner(Client):
+    """Keeps its place in a group without members, as a process does that chose its partitions itself: it commits ever higher
+    offsets, and asks at once where it is, somebody deposed where there is one."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self._offset = 0
+
+    async def once(self) -> None:
+        """A commit, and a question."""
+        self._offset += 1
+        tp, offset, machine = self.world.partitions[0], self._offset, self.node(other=self.rng.random() < 0.3)
+        value = CommitOffset(
+            group=ALONE, generation=port.NO_GENERATION, member_id="", topic=tp.topic, partition=tp.partition, offset=offset
+        )
+        number = self.world.history.invoke(self.name, value)
+        outcome: RaftlogError | None
+        try:
+            outcome = (
+                await machine.ask(
+                    lambda broker: broker.groups.commit_offsets(
+                        port.GroupMember(group_id=ALONE), {tp: port.CommittedOffset(offset=offset, metadata=self.name)}
+                    ),
+                    timeout_s=0.5,
+                    hidden=self.hidden(machine),
+                )
+            )[tp]
+        except RaftlogError as error:
+            outcome = error
+        if outcome is None:
+            self.world.history.end(self.name, number, "ok", CommittedOffset())
+            self._favourite = deposed(self.world) or self._favourite
+            with contextlib.suppress(RaftlogError):
+                await fetch_committed(self.world, self, ALONE, tp)
+        else:
+            ended: Outcome = "unknown" if isinstance(outcome, IndeterminateError) else "fail"
+            self.world.history.end(self.name, number, ended, error=outcome)
+            self.node(other=True)
+        await self.pause(0.04, 0.25)
+
+
+def deposed(world: World) -> int | None:
+    """A node that takes itself for a coordinator's leader when another was elected: what it says must not be old."""
+    for number in coordinators(world):
+        claims = [one for one in world.machines.values() if number in one.groups and one.groups[number].role is Role.LEADER]
+        if len(claims) > 1:
+            return min(claims, key=lambda one: one.groups[number].term).id
+    return None

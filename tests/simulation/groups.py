@@ -14,7 +14,7 @@ from tests.history.group_checkers import judge_groups
 from tests.simulation.admin import Admin
 from tests.simulation.clients import Client, Looker, Producer
 from tests.simulation.faults import Faults
-from tests.simulation.group_clients import SESSION_MS, Auditor, Member, Plan, coordinators
+from tests.simulation.group_clients import SESSION_MS, Auditor, Loner, Member, Plan, coordinators
 from tests.simulation.safety import boot, finish, make_topics, work_under_faults
 from tests.simulation.world import World
 
@@ -37,7 +37,7 @@ async def groups(world: World) -> None:
     names = sorted({member.group for member in members})
     others: list[Client] = [
         Producer(world, "p1"), Producer(world, "plain", idempotent=False), Looker(world, "looker"), Admin(world, "admin"),
-        Auditor(world, "auditor1", names), Auditor(world, "auditor2", names),
+        Loner(world, "loner"), Auditor(world, "auditor1", names), Auditor(world, "auditor2", names),
     ]  # fmt: skip
     world.clients += [*others, *members]
     faults = Faults(world)
