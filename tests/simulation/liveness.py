@@ -32,7 +32,7 @@ async def liveness(world: World) -> None:
     pauses_s = DROWSY_PAUSES_S if drowsy else PAUSES_S
     probers = [Prober(world, f"p{tp.partition}", tp, pauses_s) for tp in world.partitions]
     world.clients += probers
-    busy = [Producer(world, "busy"), Looker(world, "looker")]
+    busy = [Producer(world, "busy"), Looker(world, "looker"), Looker(world, "another")]
     world.clients += [Consumer(world, "c1"), *([] if drowsy else busy)]
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(client.run()) for client in world.clients]
@@ -51,7 +51,8 @@ async def liveness(world: World) -> None:
             world.clients += busy
             running += [group.create_task(client.run()) for client in busy]
         end_s = world.loop.now_s + WORK_S
-        while world.loop.now_s < end_s or (world.history.operations < OPERATIONS_MIN and world.loop.now_s < end_s + WORK_S):
+        late_s = end_s + 2 * WORK_S
+        while world.loop.now_s < end_s or (world.history.operations < OPERATIONS_MIN and world.loop.now_s < late_s):
             await asyncio.sleep(0.5)
         world.enough = True
         await asyncio.wait(running, timeout=STOP_CLIENTS_S)
