@@ -75,3 +75,12 @@ def compare(name: str, text: str, unit: str, target: Target | None, pairs: Seque
     detail = f"{median(pair.raftlog for pair in pairs):.4g} of {median(pair.bare for pair in pairs):.4g} {unit}"
     ratios = [pair.ratio for pair in pairs]
     return Figure(name=name, text=text, value=median(ratios), unit="×", target=target, detail=detail, samples=ratios)
+
+
+def middle_round(name: str, text: str, unit: str, target: Target | None, sides: Sequence[tuple[float, float]]) -> Figure:
+    """The round with the median ratio of few, and what its two sides were: a median of each side would be of different rounds."""
+    ratios = [ours / base for ours, base in sides]
+    middle = sorted(range(len(sides)), key=lambda at: ratios[at])[len(sides) // 2]
+    one, other = sides[middle]
+    detail = f"{one:.4g} of {other:.4g} {unit}"
+    return Figure(name=name, text=text, value=ratios[middle], unit="×", target=target, detail=detail, samples=ratios)

@@ -19,7 +19,7 @@ from raftlog.testing import LocalCluster
 from tests.bench.bare import bare_cluster, bare_load
 from tests.bench.batches import ready_made
 from tests.bench.cluster import REPLICAS, new_topic, packed_load, stream_to
-from tests.bench.figures import Figure, Target
+from tests.bench.figures import Figure, Target, middle_round
 
 RESTART, CATCH_UP, FOURTH = "restart-5g", "catch-up", "fourth-node"
 NAMES = (RESTART, CATCH_UP, FOURTH)
@@ -104,7 +104,7 @@ async def _restart(home: Path, rounds: int, data_bytes: int) -> Figure:
 
 async def _catch_up(home: Path, rounds: int, missed_bytes: int) -> Figure:
     """A node is down while so much is published → the pace at which it takes that from the leader."""
-    ratios, rates = [], []
+    sides = []
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(bare_cluster(home / "bare"))
         cluster = await stack.enter_async_context(LocalCluster(REPLICAS, data_dir=home / "raftlog"))
@@ -121,13 +121,8 @@ async def _catch_up(home: Path, rounds: int, missed_bytes: int) -> Figure:
             done, has_bytes = await _until(client, away.grpc, missed_bytes, tp.topic)
             rate = (has_bytes - had_bytes) / 1e6 / (done - since)
             _log.info("catch-up %d: %.4g of %.4g MB/s", number + 1, rate, bare)
-            ratios.append(rate / bare)
-            rates.append((rate, bare))
-    middle = sorted(range(rounds), key=lambda at: ratios[at])[rounds // 2]
-    return Figure(
-        name=CATCH_UP, text=f"a node that missed {missed_bytes / 1e6:g} MB catches up", value=ratios[middle], unit="×",
-        target=Target(0.5), samples=ratios, detail="{:.4g} of {:.4g} MB/s".format(*rates[middle]),
-    )  # fmt: skip
+            sides.append((rate, bare))
+    return middle_round(CATCH_UP, f"a node that missed {missed_bytes / 1e6:g} MB catches up", "MB/s", Target(0.5), sides)
 
 
 async def _fourth(home: Path, data_bytes: int) -> Figure:

@@ -15,7 +15,7 @@ from raftlog.model import TopicPartition
 from raftlog.testing import LocalCluster
 from tests.bench.batches import ready_made
 from tests.bench.cluster import REPLICAS, new_topic, stream_to, turns_load
-from tests.bench.figures import Figure, Target
+from tests.bench.figures import Figure, Target, middle_round
 from tests.bench.process_facts import anonymous_bytes, cpu_seconds
 from tests.bench.window import Rate
 
@@ -101,18 +101,13 @@ async def _idle(cluster: LocalCluster, seconds: float) -> tuple[tuple[float, flo
 async def _active(client: Client, rounds: int, seconds: float) -> Figure:
     one = await new_topic(client, "alone")
     many = [TopicPartition("many-0", number) for number in range(PARTITIONS)]
-    ratios, rates = [], []
+    sides = []
     for number in range(rounds):
         alone = await _load(client, [one], seconds)
         spread = await _load(client, many, seconds)
         _log.info("round %d: %.0f records/s on one partition, %.0f on 1,000", number + 1, alone.per_s, spread.per_s)
-        ratios.append(spread.per_s / alone.per_s)
-        rates.append((spread.per_s, alone.per_s))
-    middle = sorted(range(rounds), key=lambda at: ratios[at])[rounds // 2]
-    return Figure(
-        name=ACTIVE, text="records of 100 B, one a publish: 1,000 partitions beside one", value=ratios[middle], unit="×",
-        target=Target(0.3), samples=ratios, detail="{:.4g} of {:.4g} records/s".format(*rates[middle]),
-    )  # fmt: skip
+        sides.append((spread.per_s, alone.per_s))
+    return middle_round(ACTIVE, "records of 100 B, one a publish: 1,000 partitions beside one", "records/s", Target(0.3), sides)
 
 
 async def _load(client: Client, partitions: Sequence[TopicPartition], seconds: float) -> Rate:

@@ -11,7 +11,7 @@ from raftlog.records.batch import check
 from tests.bench import window
 from tests.bench.bare import bare_cluster, bare_load
 from tests.bench.batches import ready_made
-from tests.bench.figures import Figure, Pair, Target, Verdict, compare
+from tests.bench.figures import Figure, Pair, Target, Verdict, compare, middle_round
 from tests.bench.picture import draw, goodness
 
 
@@ -77,6 +77,12 @@ def test_a_ratio_is_the_median_over_rounds_of_raftlog_to_the_bare_mean() -> None
     figure = compare("a", "a", "MB/s", Target(0.5), [Pair(90, 50, 110), Pair(100, 60, 100), Pair(100, 1, 100)])
     assert figure.value == 0.5
     assert figure.verdict is Verdict.REACHED
+
+
+def test_of_few_rounds_the_middle_one_is_told_with_both_its_sides() -> None:
+    """Not the median of each side: those may never have met."""
+    figure = middle_round("a", "a", "MB/s", None, [(10.0, 1.0), (6.0, 3.0), (5.0, 5.0)])
+    assert (figure.value, figure.detail) == (2.0, "6 of 3 MB/s")
 
 
 def test_the_picture_is_drawn_of_any_figures(tmp_path: Path) -> None:
