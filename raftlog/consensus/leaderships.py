@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from raftlog.consensus.group import Group
+from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 
 
@@ -33,6 +35,17 @@ class Leaderships:
     def leader(self, group: int) -> tuple[int, int | None]:
         """The highest term that was heard of, and its leader."""
         return self._known.get(group, (0, None))
+
+    def leader_of(self, group: int, local: Group | None) -> tuple[int | None, int]:
+        """See ``port.Consensus``; ``local`` is this node's own replica, which mostly knows best."""
+        term, leader = self.leader(group)
+        if local is None or local.term < term:  # a replica that is out of its group, or not in it yet, hears of no newer term
+            return (None if leader == self._node_id else leader), term
+        if local.leader is not None:
+            return local.leader, local.term
+        if local.term > term or local.role is not Role.FOLLOWER or leader == self._node_id:
+            return None, local.term
+        return leader, term
 
     def term(self, group: int) -> int:
         """The highest term that was heard of."""

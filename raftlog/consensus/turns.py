@@ -172,15 +172,7 @@ class Turns:
 
     def leader_of(self, group: int) -> tuple[int | None, int]:
         """See ``port.Consensus``."""
-        local = self._groups.get(group)
-        term, leader = self._leaderships.leader(group)
-        if local is None or local.term < term:  # a replica that is out of its group, or not in it yet, hears of no newer term
-            return (None if leader == self._node_id else leader), term
-        if local.leader is not None:
-            return local.leader, local.term
-        if local.term > term or local.role is not Role.FOLLOWER or leader == self._node_id:
-            return None, local.term
-        return leader, term
+        return self._leaderships.leader_of(group, self._groups.get(group))
 
     def _is_open(self, group: Group) -> bool:
         """A group that was dropped may be open again, as another."""
