@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from raftlog.consensus.group import Group
 from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
@@ -24,6 +26,12 @@ class Leaderships:
         """This node leads; the next turn tells everybody."""
         self.learn(group, term, self._node_id)
         self._announced[group] = pb.Leadership(group=group, term=term, leader_node_id=self._node_id)
+
+    def announce_all(self, groups: Iterable[Group]) -> None:
+        """A peer is new: tell everybody again what is led here."""
+        for group in groups:
+            if group.role is Role.LEADER:
+                self.announce(group.group, group.term)
 
     def take_announced(self) -> list[pb.Leadership]:
         """What is to be told now."""

@@ -71,8 +71,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         windows: Windows, apply: Callable[[int, int], None], guards: Guards,
     ) -> None:  # fmt: skip
         ambience.enter()
-        self.id = me
-        self.journal = journal
+        self.id, self.journal = me, journal
         self.outbox: list[tuple[int, Message]] = []
         self._ambience, self._times, self._apply, self._guards, self._linked = ambience, times, apply, guards, linked
         self._nodes: dict[int, Node] = {}
@@ -80,8 +79,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         self._votes: set[int] = set()
         self._leader_seen_s = self._eager_until_s = _NEVER
         self._ack_next_max: int | None = None
-        self._answering = (0, 0)
-        self._send_now = False
+        self._answering, self._send_now = (0, 0), False
         self.offered_by: int | None = None
         """The leader that has offered a snapshot, until the turn loop takes note."""
         self._SyncObj__newAppendEntriesTime: float
@@ -189,11 +187,9 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
 
     def on_node(self, node_id: int) -> list[int]:
         """The other members that live on a node, and the leader if it does."""
-        found = [other for other in self._nodes if node_of(other) == node_id]
         leader = self.leader_member()
-        if leader is not None and leader != self.id and leader not in self._nodes and node_of(leader) == node_id:
-            found.append(leader)
-        return found
+        strangers = () if leader is None or leader == self.id or leader in self._nodes else (leader,)
+        return [other for other in (*self._nodes, *strangers) if node_of(other) == node_id]
 
     # ---- what the group does
 
@@ -219,6 +215,16 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         """Do what is due, and what became possible since the last tick."""
         self._ambience.enter()
         self._onTick()
+
+    def commit_held(self) -> bool:
+        """As leader, commit and apply what a majority holds, by guard 6; whether there was any of it."""
+        candidate = self._commit_candidate()
+        if candidate <= self.journal.commit_index or self.journal.term_at(candidate) != self.term():
+            return False
+        self._SyncObj__raftCommitIndex = candidate
+        self.journal.setRaftCommitIndex(candidate)
+        self._SyncObj__applyLogEntries()
+        return True
 
     def connected(self, other: int) -> None:
         """A link to a member is up: what was under way on the last one is lost."""
@@ -417,8 +423,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         """Raft section 5.2."""
         self._pre_votes, self._votes = None, set()
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
-        self._SyncObj__transferInProgress = False
-        self._SyncObj__raftLeader = None
+        self._SyncObj__transferInProgress, self._SyncObj__raftLeader = False, None
         self._SyncObj__setState(CANDIDATE)
         self._SyncObj__setCurrentTerm(self.term() + 1, self.id)
         self._SyncObj__votesCount = 1
@@ -439,16 +444,13 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         super()._SyncObj__setState(newState)
 
     def _lead(self) -> None:
-        """Guard 6 and the leader's own doubt: commit what a majority holds, step down when a majority is silent."""
-        candidate, electorate = self._commit_candidate(), self._electorate
-        if candidate > self.journal.commit_index and self.journal.term_at(candidate) == self.term():
-            self._SyncObj__raftCommitIndex = candidate
-            self.journal.setRaftCommitIndex(candidate)
+        """Commit what a majority holds; and the leader's own doubt: step down when a majority is silent."""
+        self.commit_held()
         silent_since, heard_s = self._now() - self._times.fallback_s, self._SyncObj__lastResponseTime
-        heard = sum(1 for node in self._voters if heard_s[node] > silent_since) + electorate.votes
-        if self._guards.pre_vote and not electorate.majority(heard):
+        heard = sum(1 for node in self._voters if heard_s[node] > silent_since) + self._electorate.votes
+        if self._guards.pre_vote and not self._electorate.majority(heard):
             self._give_up()
-        elif not electorate.votes and self.journal.configuration_committed:
+        elif not self._electorate.votes and self.journal.configuration_committed:
             # It has led itself out of the group (dissertation section 4.2.2). Whoever can take over at once is asked to, and
             # told of the commit before: nobody would tell it later.
             self._sender.send(self.term(), self._now(), heartbeat=True)

@@ -9,6 +9,8 @@ from collections import OrderedDict
 
 from raftlog.core.entry import Entry
 
+INDEX_MAX = 1 << 64
+
 
 class TailCache:
     """Entries by (group, index); the oldest written goes first when the budget is spent."""
@@ -34,8 +36,8 @@ class TailCache:
         """The entry, if it is still here."""
         return self._entries.get((group, index))
 
-    def forget(self, group: int, first: int, stop: int) -> None:
-        """Forget the entries ``first <= index < stop`` of a group."""
+    def forget(self, group: int, first: int = 0, stop: int = INDEX_MAX) -> None:
+        """Forget the entries ``first <= index < stop`` of a group, or all of them."""
         if stop - first > len(self._entries):
             for key in [key for key in self._entries if key[0] == group and first <= key[1] < stop]:
                 self._forget(key)

@@ -3,13 +3,13 @@
 Theory of operation. A turn delivers what has arrived, ticks the groups that were touched or whose timer is due, sends what
 may leave at once, and hands everything to be written to storage as one batch. While that commit is under way nothing else
 happens here but gathering: what arrives waits in the inbox, what is proposed joins the next batch. When the commit is
-durable, the answers that depended on it leave, and the next turn begins. So the slower the disk, the larger the batches.
+durable, the answers that depended on it leave, and the next turn begins. The slower the disk, the larger the batches.
 
 Rules:
 
 1. Votes, vote requests and acknowledgements leave after the commit of their turn; appends and heartbeats before it, unless
    the turn changed that group's term or vote (then nothing leaves before it is durable).
-2. No turn runs while a commit is under way (what a leader appends may leave before: ``early``). Messages leave in turn order.
+2. No turn runs while a commit is under way; ``early`` and ``acks`` say what happens meanwhile. Messages leave in turn order.
 3. Progress and state machine rows never start a commit: they ride on the next, or follow within ``LAZY_FLUSH_S``.
 4. Links that come up and go down are handled in the order of the frames around them.
 5. A group whose snapshot is not durable yet is suspended: it hears, does and writes nothing until it begins again from that.
@@ -26,7 +26,8 @@ from random import Random
 
 import structlog
 
-from raftlog.consensus.alarm import Alarm
+from raftlog.consensus.acks import Acks
+from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import DroppedReader
@@ -60,7 +61,6 @@ LAZY_FLUSH_S = 0.05
 """Progress and rows reach the disk this soon when nothing else takes them along."""
 TURN_BYTES_MAX = 8 << 20
 """A turn stops delivering when its batch is this large; the rest is the next turn's."""
-INDEX_MAX = 1 << 64
 _crash_before_send = failpoints.point("turn-before-send")
 _crash_after_send = failpoints.point("turn-after-send")
 _crash_before_release = failpoints.point("turn-before-release")
@@ -90,6 +90,7 @@ class Turns:
         self._inbox: deque[tuple[int, pb.Turn | bool, list[bytes]]] = deque()
         self._held = Mail()
         self.early = Early(config.send_early_bytes, peers, self._send_entries)
+        self.acks = Acks(self._groups, guarded=self._guarded, touch=self.touch, fail=self._give_up)
         self._in_flight: WriteBatch | None = None
         self._ticked: list[Group] = []
         self._changed: dict[int, Group] = {}  # ticked since the last batch was handed over
@@ -99,7 +100,7 @@ class Turns:
         self._syncing_flies: list[asyncio.Future[None]] = []  # of the commit under way
         self.on_offer: Callable[[Group, int], None] = lambda *_: None  # takes a group and the member that offers it a snapshot
         self.snapshot_progress: Callable[[int, int], tuple[int, int]] = lambda *_: (0, 0)
-        self._lazy_since_s: float | None = None
+        self._lazy_due_s = NEVER_S
         self._leaderships = Leaderships(node_id)
         self._scheduled: asyncio.Handle | None = None
         self._closed = False
@@ -166,7 +167,7 @@ class Turns:
         self.batch.forget(group)
         self.batch.drop.add(group)
         self._dropping.add(group)
-        self._tail.forget(group, 0, INDEX_MAX)
+        self._tail.forget(group)
         self._leaderships.forget(group)
         self._wake()
 
@@ -198,7 +199,7 @@ class Turns:
         group.suspended = True
         self._set_aside(group)
         self.batch.forget(group.group)
-        self._tail.forget(group.group, 0, INDEX_MAX)
+        self._tail.forget(group.group)
         image.put(self.batch, group.journal)
         self._wake()
         return True
@@ -225,6 +226,8 @@ class Turns:
 
     def on_turn(self, node_id: int, turn: pb.Turn, payloads: list[bytes]) -> None:
         """A peer's turn has arrived."""
+        if self._in_flight is not None and not self._closed and self.acks.take(node_id, turn):
+            return
         self._inbox.append((node_id, turn, payloads))
         self._wake()
 
@@ -272,12 +275,15 @@ class Turns:
             _crash_after_send()
             self._commit()
         except Exception as error:
-            self._closed = True
-            self._fail(error)
+            self._give_up(error)
             return
         if self._in_flight is None:
             self._patience.end(self._clock.monotonic_s())
         self._arm()
+
+    def _give_up(self, error: Exception) -> None:
+        self._closed = True
+        self._fail(error)
 
     def _deliver(self) -> None:
         while self._inbox and self.batch.size_bytes < TURN_BYTES_MAX:
@@ -332,9 +338,7 @@ class Turns:
     def _link_changed(self, node_id: int, *, up: bool) -> None:
         if up:
             self._links[node_id] = self._clock.monotonic_s()
-            for group in self._groups.values():
-                if group.role is Role.LEADER:
-                    self._leaderships.announce(group.group, group.term)
+            self._leaderships.announce_all(self._groups.values())
         else:
             self._links.pop(node_id, None)
             self._leaderships.lost(node_id)
@@ -419,7 +423,7 @@ class Turns:
         if not self.batch and not self._lazy_is_due():
             self._held.flush(self._peers)
             return
-        self._lazy_since_s = None
+        self._lazy_due_s = NEVER_S
         self.batch.rows.update(self.lazy_rows)
         self.lazy_rows.clear()
         self._flying, self._changed = [group for group in self._changed.values() if self._is_open(group)], {}
@@ -440,9 +444,9 @@ class Turns:
     def _lazy_is_due(self) -> bool:
         """Rule 3: start the clock when there is something lazy, and say when it has run."""
         now = self._clock.monotonic_s()
-        if self._lazy_since_s is None and (self.lazy_rows or any(group.journal.progress_dirty for group in self._ticked)):
-            self._lazy_since_s = now
-        return self._lazy_since_s is not None and now - self._lazy_since_s >= LAZY_FLUSH_S
+        if self._lazy_due_s == NEVER_S and (self.lazy_rows or any(group.journal.progress_dirty for group in self._ticked)):
+            self._lazy_due_s = now + LAZY_FLUSH_S
+        return now >= self._lazy_due_s
 
     def _committed(self) -> None:
         batch, self._in_flight = self._in_flight, None
@@ -483,8 +487,7 @@ class Turns:
         self._alarm.set()
 
     def _others_s(self) -> float:
-        lazy = float("inf") if self._lazy_since_s is None else self._lazy_since_s + LAZY_FLUSH_S
-        return min(lazy, self.quiescence.due_s(), self._elections.due_s())
+        return min(self._lazy_due_s, self.quiescence.due_s(), self._elections.due_s())
 
     def stop(self) -> None:
         """End all groups; what is being committed is still written."""

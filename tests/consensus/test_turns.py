@@ -113,7 +113,7 @@ def test_no_turn_runs_while_a_commit_is_under_way() -> None:
     async def scenario(world: World) -> None:
         leader = await led(world)
         for node in world.nodes.values():
-            node.machine.progressed = _refusing(node)  # type: ignore[method-assign]
+            refuse_ticks(node)
             node.disk_s = (0.02, 0.05)
         commits = record_commits(world, leader)
         for _ in range(200):
@@ -126,11 +126,16 @@ def test_no_turn_runs_while_a_commit_is_under_way() -> None:
     World(3, 12).run(scenario)
 
 
-def _refusing(node: WorldNode) -> Callable[[], None]:
-    def progressed() -> None:
-        assert turns_of(node)._in_flight is None, "a group was ticked during a commit"
+def refuse_ticks(node: WorldNode) -> None:
+    """A tick while a commit is under way ends the node."""
+    member = group_of(node).member
+    tick = member.tick
 
-    return progressed
+    def refusing() -> None:
+        assert turns_of(node)._in_flight is None, "a group was ticked during a commit"
+        tick()
+
+    member.__dict__["tick"] = refusing
 
 
 # ---- rule 3: lazy rows

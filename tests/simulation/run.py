@@ -61,6 +61,7 @@ MUST_COVER: Final = {
         "retention changed", "readers overtaken by retention", "faults", "learners added", "promotions", "removals", "demotions",
         "replicas begun anew", "overlapping changes refused", "changes cut off",
         "snapshots", "snapshots given up", "deaths of a snapshot", "slept", "woken", "sent early",
+        "counted early",
     ),
     "liveness": (
         "minority gone", "minority cut off", "one way link", "dead link", "slow disk", "paused node", "elections", "slept",

@@ -156,6 +156,7 @@ class World:
                 gc.enable()
         self.coverage["slept"] = sum(each.quiescence.slept for each in self._turns)
         self.coverage["woken"] = sum(each.quiescence.woken for each in self._turns)
+        self.coverage["counted early"] = sum(each.acks.counted for each in self._turns)
         self.coverage["sent early"] = sum(each.early.sent for each in self._turns)
         return Outcome(
             seed=self.seed, mode=self.mode, violations=tuple(self.violations), coverage=self.coverage,
