@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from random import SystemRandom
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
         rate=given.rate,
     )  # fmt: skip
     print(f"seed {seed}: about {given.minutes:g} minutes on {given.nodes} nodes, into {directory}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nodes, mounts and namespaces are not to outlive the run
     report = asyncio.run(run(options))
     _tell(report, options)
     if report.findings:
