@@ -67,7 +67,11 @@ async def test_a_cluster_of_one_grows_to_three_voters() -> None:
         await cluster.join()
         await cluster.join(at=2)
         log = cluster.nodes[1].log_path
-        await until(lambda: "group 0 changes to voters [1/1, 2/2, 3/2], learners []" in log.read_text(), "three nodes vote")
+        await until(
+            lambda: "group 0 changes to voters [1/1, 2/2, 3/2], learners []" in log.read_text(), "three nodes are to vote"
+        )
+        async with Client(cluster.brokers) as client:
+            await make_topic(client, "behind-it", 1)  # what is committed behind the change shows that it is, too
         async with Client([cluster.nodes[2].grpc, cluster.nodes[3].grpc]) as client:
             await cluster.kill(1)
 
