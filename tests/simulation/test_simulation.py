@@ -18,9 +18,9 @@ from tests.simulation.run import MODES, SCENARIOS, main, report, run_seed
 from tests.simulation.world import World
 
 ROOT = Path(__file__).parent.parent.parent
-SAFETY_SEEDS = (1, 2, 3, 4)
+SAFETY_SEEDS = (1, 2, 3, 4, 1306)
 LIVENESS_SEEDS = (1, 2)
-GROUPS_SEEDS = (1, 2)
+GROUPS_SEEDS = (1, 2, 1002)
 MOVES_SEEDS = (1, 2)
 
 
