@@ -10,6 +10,8 @@ from raftlog.consensus.guard import Guards
 TAIL_CACHE_BYTES = 16 << 20
 CATCH_UP_BYTES_PER_S = 32 << 20
 """About a third of what one disk takes: at twice as much, clients had little more than half of their pace (``make bench``)."""
+WINDOW_BYTES_MAX = 16 << 20
+"""What a node's inbox may have to hold of one peer."""
 SEND_EARLY_BYTES = 512 << 10
 """Measured on two cores: less costs frames, more lets disks idle."""
 
@@ -25,5 +27,7 @@ class ConsensusConfig:
     """Of the logs that this node sends to learners; 0 is no limit. (Kafka: leader.replication.throttled.rate)"""
     send_early_bytes: int = SEND_EARLY_BYTES
     """Entries that gather while a commit is under way leave when there are so many bytes of them (``early``)."""
+    window_bytes: int = WINDOW_BYTES_MAX
+    """Unacknowledged bytes to one node, over all groups."""
     tail_cache_bytes: int = TAIL_CACHE_BYTES
     guards: Guards = field(default_factory=Guards)

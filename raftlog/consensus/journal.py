@@ -302,7 +302,11 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
             return []
 
     def _size_of(self, index: int) -> int:
-        header = self.header(index)
+        """Bytes of an entry that goes; 0 where they cannot be read, so that sizes are too high then, and nothing ends over it."""
+        try:
+            header = self.header(index)
+        except DataLossError:
+            return 0
         return 0 if header is None else header.payload_size + HEADER_SIZE
 
     def taken(self) -> None:

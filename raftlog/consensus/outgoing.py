@@ -10,8 +10,6 @@ from raftlog.core.configuration import node_of
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from raftlog.peers.port import Peers
 
-WINDOW_BYTES_MAX = 16 << 20
-"""Unacknowledged bytes to one node, over all groups: what its inbox may have to hold."""
 FRAME_PAYLOAD_BYTES_MAX = 8 << 20
 """Payload of one frame to a peer, unless a single message is larger."""
 FRAME_PAYLOADS_MAX = 32_768
@@ -21,14 +19,14 @@ FRAME_PAYLOADS_MAX = 32_768
 class PeerWindows:
     """Unacknowledged bytes to each node (``sender.Windows``)."""
 
-    def __init__(self, writable: Callable[[int], bool], pace: Pace) -> None:
+    def __init__(self, writable: Callable[[int], bool], pace: Pace, bytes_max: int) -> None:
         self._bytes: dict[int, int] = {}
-        self._writable = writable
+        self._writable, self._bytes_max = writable, bytes_max
         self.pace = pace
 
     def room(self, node_id: int) -> bool:
         """See ``sender.Windows``."""
-        return self._bytes.get(node_id, 0) < WINDOW_BYTES_MAX and self._writable(node_id)
+        return self._bytes.get(node_id, 0) < self._bytes_max and self._writable(node_id)
 
     def sent(self, node_id: int, size_bytes: int) -> None:
         """See ``sender.Windows``."""

@@ -11,12 +11,17 @@ from collections.abc import Callable, Container
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
+import structlog
+
 from raftlog.consensus.door import Node
 from raftlog.consensus.journal import GroupJournal
 from raftlog.consensus.messages import Append, Message
 from raftlog.consensus.pace import Pace
 from raftlog.core.configuration import node_of
 from raftlog.core.entry import Entry
+from raftlog.errors import DataLossError
+
+log = structlog.get_logger()
 
 APPEND_BYTES_MAX = 1 << 20
 """Payload of one Append, unless a single entry is larger."""
@@ -25,6 +30,9 @@ UNANSWERED_S = 5.0
 for others on its node share the window, and it gets bare heartbeats until it answers. A slow disk takes less."""
 
 
+STALLED_S = 1.0
+"""A member that has answered for so long and taken nothing of what it lacks is sent one message at a time, not a window each time
+that it answers: its disk may be full for days."""
 NEVER_S = float("inf")
 
 
@@ -50,7 +58,7 @@ class Follower:
 
     __slots__ = (
         *("held", "in_flight", "learner", "mute", "node", "offered"),
-        *("probe", "probed_at", "round", "sent_s", "stuck_since_s"),
+        *("probe", "probed_at", "round", "sent_s", "stuck_since_s", "unreadable"),
     )
 
     def __init__(self, node: Node) -> None:
@@ -62,7 +70,7 @@ class Follower:
         self.sent_s = 0.0
         """When the first of them was sent."""
         self.mute = False
-        """See ``UNANSWERED_S``."""
+        """It gets bare heartbeats until it answers one as it should: see ``UNANSWERED_S``, and ``probed``."""
         self.probe = 0
         self.probed_at = 0
         """Where the last reset pointed; the same again means that what the follower needs was trimmed."""
@@ -74,6 +82,8 @@ class Follower:
         """Since when it has answered without taking any of what it lacks, as with a full disk; ``NEVER_S`` while it does."""
         self.offered = False
         """It was offered a snapshot, and has not come on since."""
+        self.unreadable = False
+        """It lacks an entry that is damaged here and that nobody else has."""
 
 
 class Sender:
@@ -111,7 +121,7 @@ class Sender:
         for other, follower in self.followers.items():
             self._forget_in_flight(other)
             follower.probe = follower.probed_at = follower.round = follower.held = 0
-            follower.mute, follower.stuck_since_s, follower.offered = False, NEVER_S, False
+            follower.mute, follower.stuck_since_s, follower.offered, follower.unreadable = False, NEVER_S, False, False
         self.round = 0
 
     def send(self, term: int, now_s: float, *, heartbeat: bool) -> None:
@@ -121,9 +131,21 @@ class Sender:
                 continue
             if heartbeat and follower.in_flight:
                 self._doubt(other, follower, now_s)
-            sent = not follower.mute and self._send_entries(other, follower, term, now_s)
+            sent = not follower.mute and self._send_readable(other, follower, term, now_s)
             if heartbeat and not sent:
                 self._post(other, self._message(follower, self._next[follower.node], [], term))
+
+    def _send_readable(self, other: int, follower: Follower, term: int, now_s: float) -> bool:
+        """Damage makes way for another voter. Where there is none, this one serves the rest of its log, and the learner waits."""
+        try:
+            return self._send_entries(other, follower, term, now_s)
+        except DataLossError as error:
+            if not all(one.learner for one in self.followers.values()):
+                raise
+            if not follower.unreadable:
+                follower.unreadable = True
+                log.error("a learner needs what cannot be read, and no other voter has it", member=other, error=str(error))
+            return False
 
     def _doubt(self, other: int, follower: Follower, now_s: float) -> None:
         if now_s - max(follower.sent_s, self._heard_s[follower.node]) > UNANSWERED_S:
@@ -159,8 +181,11 @@ class Sender:
         return sent
 
     def _may_send(self, other: int, follower: Follower, now_s: float) -> bool:
-        """A follower that has not answered in this term yet gets one message at a time: where it stands is a guess."""
-        probing = not self._match[follower.node] and follower.in_flight
+        """One message at a time where it may be for nothing: a follower that has not answered in this term yet, or lacks what was
+        trimmed, or takes nothing."""
+        match = self._match[follower.node]
+        doubtful = not match or match < self._journal.first_index or now_s - follower.stuck_since_s > STALLED_S
+        probing = doubtful and follower.in_flight
         too_fast = follower.learner and not self._windows.pace.allows(now_s)
         return not probing and not too_fast and self._windows.room(node_of(other))
 
@@ -172,14 +197,14 @@ class Sender:
         return Append(term, prev, prev_term, commit, entries, follower.probe, self.round, int(self.tells_to_sleep))
 
     def probed(self, other: int, next_index: int) -> bool:
-        """A follower has answered a probe by a reset to ``next_index``; whether it is worth sending at once."""
+        """A follower has answered a probe by a reset to ``next_index``; whether it is worth sending at once. What is under way to
+        it it refuses as well. One that was there before wants heartbeats, which tell when it has come on."""
         follower = self.followers[other]
         follower.probe += 1
-        if next_index == follower.probed_at:
-            return False
-        follower.probed_at = next_index
         self._forget_in_flight(other)
-        return True
+        follower.mute = next_index == follower.probed_at
+        follower.probed_at = next_index
+        return not follower.mute
 
     def come_on(self, since_s: float, fed: AbstractSet[int]) -> list[int]:
         """Match indices of the followers that come on. Who has been silent since then does not; nor who has answered all the time

@@ -6,6 +6,7 @@ import pytest
 
 from raftlog.errors import DataLossError
 from tests.consensus.nodes import group_of, led, others, turns_of
+from tests.consensus.test_membership import join
 from tests.consensus.world import GROUP, World, WorldNode
 
 
@@ -56,3 +57,52 @@ def test_the_only_replica_stays_and_serves_the_rest() -> None:
         assert group.read(index + 1, index + 2, 1)
 
     World(1, 42).run(scenario)
+
+
+def test_damage_in_what_is_trimmed_ends_nothing() -> None:
+    """Nobody needs such an entry any more; that its size cannot be read is no reason to end a node, or its replica."""
+
+    async def scenario(world: World) -> None:
+        leader, index = await damaged_leader(world)
+        for _ in range(10):
+            world.publish(leader)
+            await world.step(0.004)
+        await world.until(world.converged)
+        follower = others(world, leader)[0]
+        follower.store.damage_entry(GROUP, index, 20)  # within its header
+        turns_of(follower)._tail.forget(GROUP, 1, 100)
+        before = group_of(follower).size_bytes
+        for node in (leader, follower):
+            group_of(node).trim(index + 5)
+        await world.until(lambda: group_of(follower).first_index == index + 5 == group_of(leader).first_index)
+        assert group_of(follower).damaged is None
+        assert 0 < group_of(leader).size_bytes <= group_of(follower).size_bytes < before
+
+    World(3, 44).run(scenario)
+
+
+def test_the_only_voter_stays_when_a_learner_needs_what_it_cannot_read() -> None:
+    """It serves the rest of its log, which nobody else could; the learner waits, and can be taken away again."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        late = world.nodes[2]
+        entry = world.publish(leader)
+        assert entry is not None
+        await world.settle(0.1)
+        leader.store.damage_entry(GROUP, entry.header.index)
+        turns_of(leader)._tail.forget(GROUP, 1, 100)
+        world.check = lambda: None  # type: ignore[method-assign]  # the checkers must not read it
+        learner = join(late, replica=1)
+        group_of(leader).reconfigure(group_of(leader).configuration.with_learner(learner))
+        await world.settle(1.0)
+        assert group_of(leader).damaged is None
+        assert group_of(leader).ready
+        assert group_of(late).last_index < entry.header.index
+        again = world.publish(leader)
+        assert again is not None
+        await world.until(lambda: group_of(leader).commit_index >= again.header.index)
+        group_of(leader).reconfigure(group_of(leader).configuration.without(learner))
+        await world.until(lambda: not group_of(leader).configuration.learners)
+
+    World(2, 42, founders=1).run(scenario)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from raftlog.consensus.sender import UNANSWERED_S
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from tests.consensus.nodes import group_of, led, others, turns_of
@@ -11,9 +9,8 @@ from tests.consensus.test_membership import caught_up, change, join
 from tests.consensus.world import GROUP, World
 
 
-def test_a_member_that_is_no_more_starves_nobody_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_is_no_more_starves_nobody_on_its_node() -> None:
     """A node has lost a voter's disk and is given a new replica, while the voter still counts: its window is given back."""
-    monkeypatch.setattr("raftlog.consensus.outgoing.WINDOW_BYTES_MAX", 100_000)
 
     async def scenario(world: World) -> None:
         leader = await led(world)
@@ -47,7 +44,9 @@ def test_a_member_that_is_no_more_starves_nobody_on_its_node(monkeypatch: pytest
         await change(world, group_of(leader).configuration.with_voter(learner))
         await world.until(world.converged)
 
-    World(3, 66).run(scenario)
+    world = World(3, 66)
+    world.window_bytes = 100_000
+    world.run(scenario)
 
 
 def test_a_member_that_answers_again_is_sent_all_again() -> None:

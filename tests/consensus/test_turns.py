@@ -277,7 +277,6 @@ def test_frames_that_do_not_concern_this_replica_are_dropped() -> None:
 
 def test_a_stalled_follower_is_sent_a_window_and_catches_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has not acknowledged is bounded in bytes, the others go on, and nothing is lost for it."""
-    monkeypatch.setattr("raftlog.consensus.outgoing.WINDOW_BYTES_MAX", 64 << 10)
     monkeypatch.setattr(sender_module, "APPEND_BYTES_MAX", 16 << 10)
 
     async def scenario(world: World) -> None:
@@ -302,7 +301,9 @@ def test_a_stalled_follower_is_sent_a_window_and_catches_up_later(monkeypatch: p
         await world.until(world.converged)
         await world.until(lambda: turns_of(leader)._windows._bytes[stalled.id] == 0)
 
-    World(3, 24).run(scenario)
+    world = World(3, 24)
+    world.window_bytes = 64 << 10
+    world.run(scenario)
 
 
 def test_producers_are_refused_when_too_much_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 
-from raftlog.consensus.config import SEND_EARLY_BYTES, ConsensusConfig
+from raftlog.consensus.config import SEND_EARLY_BYTES, WINDOW_BYTES_MAX, ConsensusConfig
 from raftlog.consensus.door import RaftTimes
 from raftlog.consensus.group import Group
 from raftlog.consensus.guard import Guards
@@ -127,6 +127,7 @@ class WorldNode:
                 guards=self.world.guards,
                 replica_lag_time_max_s=self.world.lag_max_s,
                 send_early_bytes=self.world.send_early_bytes,
+                window_bytes=self.world.window_bytes,
             ),
             fail=self.world.failed,
             features=self.world.features,
@@ -200,6 +201,7 @@ class World:
         self.failures: list[BaseException] = []
         self.lag_max_s = 30.0
         self.send_early_bytes = SEND_EARLY_BYTES
+        self.window_bytes = WINDOW_BYTES_MAX
         self.features = Features(level=NEWEST)
         """What all nodes take the cluster's feature level to be."""
         self.machine_class: type[CountingMachine] = CountingMachine

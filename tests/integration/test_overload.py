@@ -11,8 +11,7 @@ import grpc
 
 from raftlog import Client, TopicPartition
 from raftlog.broker.config import BrokerConfig
-from raftlog.consensus.config import TAIL_CACHE_BYTES
-from raftlog.consensus.outgoing import WINDOW_BYTES_MAX
+from raftlog.consensus.config import TAIL_CACHE_BYTES, WINDOW_BYTES_MAX
 from raftlog.core.allocator import TRIM_BYTES
 from raftlog.pb.raftlog.v1 import log_service_pb2 as log_pb
 from raftlog.pb.raftlog.v1.records_pb2 import NewBatch

@@ -63,6 +63,8 @@ LAG_MAX_S = 4.0
 """Trims do not wait for a replica that has been away for so long: it needs a snapshot."""
 SEND_EARLY_BYTES = 300
 """Of a world whose records are small: two or three of them leave while the commit before them is under way."""
+WINDOW_BYTES = 2_000
+"""As small, so that what is under way to a node that refuses or drops it closes the window."""
 ENTRIES_KEPT = 40
 """Logs of groups whose state is in rows are cut when they are longer."""
 TIMES = (RaftTimes(), RaftTimes(heartbeat_s=0.15), RaftTimes(heartbeat_s=0.2, election_min_s=0.7, election_max_s=1.4))
@@ -107,7 +109,7 @@ class World:
         self.trace: list[str] = []
         self.consensus_config = ConsensusConfig(
             times=self.rng.choice(TIMES), guards=self.guards, replica_lag_time_max_s=LAG_MAX_S,
-            send_early_bytes=SEND_EARLY_BYTES,
+            send_early_bytes=SEND_EARLY_BYTES, window_bytes=WINDOW_BYTES,
         )  # fmt: skip
         self.broker_config = BrokerConfig(retention_check_interval_ms=1_500)
         self.invariants = Invariants(self)
