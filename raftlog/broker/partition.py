@@ -86,6 +86,7 @@ class Partition:
     def bind(self, log: ReplicatedLog) -> None:
         """Take the log that ``Consensus.open`` returned."""
         self._log = log
+        self.producers.settle(log.applied_index)  # a log that is being filled may end before the state that came with a snapshot
         self._find_high_watermark(log)
         if self._keep_from:
             log.trim(self._keep_from)

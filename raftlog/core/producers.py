@@ -192,12 +192,7 @@ class ProducerTable:
 
     def apply(self, header: EntryHeader) -> None:
         """Take an entry of the log into applied state, in order of index; what was appended up to it leaves the overlay."""
-        while self._log and self._log[0][0] <= header.index:
-            _, producer_id = self._log.popleft()
-            under_way = self._overlay[producer_id]
-            under_way.popleft()
-            if not under_way:
-                del self._overlay[producer_id]
+        self.settle(header.index)
         if header.producer_id == NO_PRODUCER or header.kind is not EntryKind.RECORDS:
             return
         row = self._applied.pop(header.producer_id, None)
@@ -207,6 +202,15 @@ class ProducerTable:
         self._changed.add(header.producer_id)
         if len(self._applied) > self._producers_max:
             self._forget(next(iter(self._applied)))
+
+    def settle(self, applied_index: int) -> None:
+        """What was appended up to ``applied_index`` is in applied state: it leaves the overlay."""
+        while self._log and self._log[0][0] <= applied_index:
+            _, producer_id = self._log.popleft()
+            under_way = self._overlay[producer_id]
+            under_way.popleft()
+            if not under_way:
+                del self._overlay[producer_id]
 
     def expirable(self, before_ms: int) -> list[int]:
         """Producers whose last batch was appended before ``before_ms`` and that have none under way: the leader proposes them."""

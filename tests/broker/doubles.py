@@ -261,9 +261,11 @@ class HandLog:
         again.size_bytes = self.size_bytes
         again.first_index, again.last_index = self.first_index, self.last_index
         again.durable_index = self.last_index
-        again.commit_index = again.applied_index = self.applied_index
+        again.commit_index, again.applied_index = min(self.commit_index, self.applied_index), self.applied_index
         machine.restore(again.rows)
-        for index in range(again.applied_index + 1, again.last_index + 1):
+        for index in range(
+            again.commit_index + 1, again.last_index + 1
+        ):  # what stands behind the log is there before it is bound
             machine.appended(again.kept[index].header)
         return again
 

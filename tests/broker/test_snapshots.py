@@ -89,6 +89,27 @@ async def test_a_partition_can_start_while_it_is_filled() -> None:
     assert again.producers.encode_row(7) == leader.partition.producers.encode_row(7)
 
 
+async def test_producers_are_known_after_a_start_while_it_is_filled() -> None:
+    """The entries that are there already are part of the state that came with the snapshot: what lies behind them in the state is
+    neither taken for new, nor is what follows it refused, when this replica leads before another record is applied."""
+    leader = trimmed_leader()
+    _, log = follower_of(leader)
+    log.install(leader.log)
+    for index in range(log.last_index + 1, 8):
+        log.receive(leader.log.kept[index])
+    again = leader.new_partition()
+    restarted = log.restarted(again)
+    assert restarted.last_index < restarted.applied_index, "the test has seen nothing if the log was not behind the state"
+    again.bind(restarted)
+    catch_up(restarted, leader.log)
+    restarted.lead(2)
+    restarted.commit()
+    leader.partition, leader.log = again, restarted
+    repeated = leader.publish(records(1, producer=7, sequence=8))
+    assert (repeated.left, getattr(repeated.outcomes[0], "base_offset", None)) == (0, 8)
+    assert leader.publish(records(1, producer=7, sequence=10)).left == 1
+
+
 async def test_who_waits_on_a_partition_hears_of_its_snapshot() -> None:
     """Publishers of a leadership that is over cannot know what became of their batches; readers look again."""
     leader = trimmed_leader()
