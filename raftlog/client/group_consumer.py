@@ -86,6 +86,8 @@ class GroupConsumer(Consumer):
         self._committer: asyncio.Task[None] | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._handling: asyncio.Task[Exception | None] | None = None
+        self._looking_up = False
+        """That task asks where to begin, and has changed nothing yet."""
         self._committing = asyncio.Lock()
         self._generation = -1
         self._committed: dict[TopicPartition, int | None] = {}
@@ -191,6 +193,7 @@ class GroupConsumer(Consumer):
             metadata_max_age_s=self._options.metadata_max_age_s,
             unavailable_timeout_s=self._options.unavailable_timeout_s,
             topics_grown=_nothing,
+            moved=self._drop_current,
         )
         subscription.endless = True
         session = self._session = GroupSession(
@@ -229,6 +232,8 @@ class GroupConsumer(Consumer):
             if self._settling is not None:
                 self._settling.cancel()
             if self._handling is not None and self._handling is not asyncio.current_task():
+                if self._looking_up:  # which takes as long as a partition has no leader
+                    self._handling.cancel()
                 await asyncio.wait((self._handling,))
             if self._states:
                 await self._give_up(frozenset(self._states), lost=False)
@@ -252,8 +257,12 @@ class GroupConsumer(Consumer):
                 if error is not None:
                     raise error
                 self._handling = self._tasks.start(self._carry_out(session), name="rebalance")
-            failure = await asyncio.shield(self._handling)
+            handling = self._handling
+            await asyncio.wait((handling,))
             self._handling = None
+            if handling.cancelled():
+                return  # the consumer is closing
+            failure = handling.result()
             if failure is not None:
                 raise failure
         self._interrupted = False
@@ -300,9 +309,10 @@ class GroupConsumer(Consumer):
                 continue
             state.move(state.position)  # what is on its way no longer counts
             self._committed.pop(tp, None)
-            if state is self._current:
-                self._current, self._records, self._index = None, [], 0
+            self._drop_current(state)
         if self._subscription is not None:
+            if not self._states:
+                self._subscription.endless = True  # until there is a new assignment, this is no end
             self._subscription.wake()
 
     async def _take_over(self, news: Assigned, session: GroupSession) -> None:
@@ -310,12 +320,11 @@ class GroupConsumer(Consumer):
         if gone:
             await self._give_up(gone, lost=True)
         added = [tp for tp in news.partitions if tp not in self._states]
-        for topic in {tp.topic for tp in added}:
-            known = self._routing.topic(topic)
-            if known is None or any(tp.topic == topic and tp.partition >= len(known.leaders) for tp in added):
-                await self._routing.refresh(topic)
-        starts = await self._begins({tp: news.partitions[tp] for tp in added})
-        ends = {} if self._options.follow else await self._list(dict.fromkeys(added, END))
+        self._looking_up = True
+        try:
+            starts, ends = await self._look_up({tp: news.partitions[tp] for tp in added})
+        finally:
+            self._looking_up = False
         if not session.holds(news):
             return  # what was looked up belongs to a stream that broke meanwhile
         self._generation = news.generation
@@ -325,6 +334,17 @@ class GroupConsumer(Consumer):
         self._settle()
         if added:
             await _call(self._group.on_assigned, frozenset(added))
+
+    async def _look_up(
+        self, committed: Mapping[TopicPartition, int | None]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Where to begin, and where to end."""
+        for topic in {tp.topic for tp in committed}:
+            known = self._routing.topic(topic)
+            if known is None or any(tp.topic == topic and tp.partition >= len(known.leaders) for tp in committed):
+                await self._routing.refresh(topic)
+        starts = await self._begins(committed)
+        return starts, {} if self._options.follow else await self._list(dict.fromkeys(committed, END))
 
     async def _begins(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
         """Rule 4."""
@@ -347,6 +367,8 @@ class GroupConsumer(Consumer):
         """Without following, the end is where all that was assigned has been read."""
         subscription = self._subscription
         assert subscription is not None
+        if self._settling is not None:
+            self._settling.cancel()
         if not self._options.follow:
             if self._states:
                 subscription.endless = False

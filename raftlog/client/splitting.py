@@ -27,7 +27,7 @@ def halves_of(batch: Batch, codec: Codec) -> list[Batch]:
         half.futures, half.timestamps = batch.futures[start:stop], batch.timestamps[start:stop]
         half.cost_bytes, half.record_count, half.closed = cost_bytes, stop - start, True
         half.place, half.half = batch.place, True
-        half.last_error = batch.last_error
+        half.last_error, half.maybe_stored = batch.last_error, batch.maybe_stored
         return half
 
     return [part(0, middle, cost_bytes), part(middle, len(records), batch.cost_bytes - cost_bytes)]

@@ -8,6 +8,8 @@ Rules:
    whose set of partitions no longer holds is ended and begun anew.
 3. A response enters the buffer only where its partition has not been sought elsewhere since the stream began (``generation``),
    and only when there is room; until then the stream is not read, and gRPC stops the node.
+4. A partition is failing from the first failure until it is read again, be there nothing to read: until its stream has stood for
+   ``SETTLED_S``. Where a node refuses a stream of several over one of them, it is asked to be patient with each by itself.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from raftlog.client.wire_errors import from_rpc_error
 from raftlog.core.tasks import TaskScope
 from raftlog.errors import (
     IndeterminateError,
+    LeaderNotAvailableError,
     NotLeaderError,
     OffsetOutOfRangeError,
     RaftlogError,
@@ -40,6 +43,8 @@ from raftlog.pb.raftlog.v1.records_pb2 import Position
 
 Reset = Literal["error", "earliest", "latest"]
 
+SETTLED_S: Final = 1.0
+"""A node refuses what it does not lead as soon as it has begun: a stream that has stood for so long was taken as it is."""
 LOOKUP_TIMEOUT_S: Final = 10.0
 """For the offsets of partitions that are out of range: an election and then some."""
 
@@ -55,7 +60,9 @@ class PartitionState:
     """The next offset to ask a node for."""
     end: int | None
     reset: Reset
-    """What to do when out of range; "earliest" until the first record of a partition that was begun at its beginning."""
+    """What to do when out of range."""
+    from_beginning: bool = False
+    """It was to be read from its beginning, and nothing of it has come yet: the beginning is where that is by then."""
     generation: int = 0
     """Grows with every seek."""
     failing_since: float | None = None
@@ -68,6 +75,7 @@ class PartitionState:
     def move(self, offset: int) -> None:
         """Go on at ``offset``; what was fetched before no longer counts."""
         self.position = self.fetched = offset
+        self.from_beginning = False
         self.generation += 1
 
 
@@ -96,9 +104,9 @@ class Subscription:
     """Streams, their supervisor and the buffer.
 
     Args:
-        reset: for partitions whose state says nothing else.
         unavailable_timeout_s: how long a partition may fail before its error is told.
         topics_grown: is told when there may be more partitions.
+        moved: is told of a partition that goes on elsewhere than its reader was.
     """
 
     def __init__(
@@ -114,6 +122,7 @@ class Subscription:
         metadata_max_age_s: float,
         unavailable_timeout_s: float,
         topics_grown: Callable[[], None],
+        moved: Callable[[PartitionState], None],
     ) -> None:
         self._states = states
         self._routing = routing
@@ -124,7 +133,7 @@ class Subscription:
         self._prefetch_bytes = prefetch_bytes
         self._metadata_max_age_s = metadata_max_age_s
         self._unavailable_timeout_s = unavailable_timeout_s
-        self._topics_grown = topics_grown
+        self._topics_grown, self._moved_elsewhere = topics_grown, moved
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[Fetched] = deque()
         self._buffered_bytes = 0
@@ -136,6 +145,8 @@ class Subscription:
         """Failures in a row by address."""
         self._hold: dict[str, float] = {}
         """When an address may be tried again."""
+        self._impatient: set[str] = set()
+        """Addresses that have just refused several partitions over one (rule 4)."""
         self._lookups = 0
         self._refreshing: asyncio.Task[None] | None = None
         self._error: RaftlogError | None = None
@@ -253,6 +264,7 @@ class Subscription:
                 del self._streams[target]
             elif useless or not should <= stream.partitions or any(self._moved(s, g, target[0]) for s, g in stream.partitions):
                 stream.task.cancel()
+                self._impatient.discard(target[0])
                 ending.append(stream.task)
                 del self._streams[target]
         if ending:
@@ -276,21 +288,25 @@ class Subscription:
             if isinstance(error, UnknownTopicOrPartitionError):
                 if any(tp.topic == topic for tp in self._states):  # it may have been dropped in the meantime
                     self._fail(error)
-            elif error is not None:
-                self._note_failure([state for tp, state in self._states.items() if tp.topic == topic], error)
+            elif error is not None:  # nothing to those that are being read
+                read = {state for stream in self._streams.values() if not stream.task.done() for state, _ in stream.partitions}
+                self._note_failure([s for tp, s in self._states.items() if tp.topic == topic and s not in read], error)
         self._changed.set()
 
     # One stream
 
     async def _read(self, address: str, partitions: _Partitions) -> None:
         generations = {(state.tp.topic, state.tp.partition): (state, generation) for state, generation in partitions}
-        request = SubscribeRequest(max_bytes=self._max_bytes, direct=True)
+        request = SubscribeRequest(max_bytes=self._max_bytes, direct=len(partitions) == 1 or address not in self._impatient)
         for state, _ in partitions:
             one = SubscribePartition(topic=state.tp.topic, partition=state.tp.partition)
             getattr(one, "from").CopyFrom(Position(offset=state.fetched))
             request.partitions.append(one)
         call: Any = self._connections.node(address).log.Subscribe(request)
+        settling: asyncio.TimerHandle | None = None
         try:
+            await call.initial_metadata()
+            settling = self._loop.call_later(SETTLED_S, self._settled, address, partitions)
             while (response := await call.read()) is not grpc.aio.EOF:
                 while self._buffered_bytes >= self._prefetch_bytes:
                     self._room.clear()
@@ -302,13 +318,26 @@ class Subscription:
             error = from_rpc_error(rpc_error, address)
         finally:
             call.cancel()
+            if settling is not None:
+                settling.cancel()
+        refused = settling is None or self._loop.time() < settling.when()
+        if refused and request.direct and len(partitions) > 1 and isinstance(error, (NotLeaderError, LeaderNotAvailableError)):
+            self._impatient.add(address)
+        else:
+            self._impatient.discard(address)
         await self._ended(address, [state for state, generation in partitions if state.generation == generation], error)
+
+    def _settled(self, address: str, partitions: _Partitions) -> None:
+        self._failures.pop(address, None)
+        for state, generation in partitions:
+            if state.generation == generation:
+                state.failing_since = None
 
     def _take(self, state: PartitionState, generation: int, response: SubscribeResponse) -> None:
         state.failing_since = None
         if state.generation != generation or response.next_offset <= state.fetched:
             return
-        state.fetched = response.next_offset
+        state.fetched, state.from_beginning = response.next_offset, False
         if response.record_batches:
             self._buffer.append(
                 Fetched(state, generation, response.record_batches, response.next_offset, response.high_watermark)
@@ -334,7 +363,7 @@ class Subscription:
             self._note_failure(states, error)
         else:
             self._fail(error)
-        self._changed.set()
+        self.wake()  # a reset may have been the end
 
     def _note_failure(self, states: Iterable[PartitionState], error: RaftlogError) -> None:
         now = self._loop.time()
@@ -354,19 +383,30 @@ class Subscription:
         earliest = await list_offsets(self._routing, dict.fromkeys(tps, BEGINNING), timeout_s=LOOKUP_TIMEOUT_S)
         latest = await list_offsets(self._routing, dict.fromkeys(tps, END), timeout_s=LOOKUP_TIMEOUT_S)
         for state in states:
-            low, high = earliest[state.tp].offset, latest[state.tp].offset
-            if low <= state.fetched <= high:
-                continue
-            if state.reset == "error":
-                self._fail(
-                    OffsetOutOfRangeError(
-                        f"{state.tp}: offset {state.fetched} is out of range, the log has {low} to {high}; "
-                        "seek, or set auto_offset_reset",
-                        earliest=low,
-                        latest=high,
-                    )
+            self._reset_one(state, earliest[state.tp].offset, latest[state.tp].offset)
+
+    def _reset_one(self, state: PartitionState, low: int, high: int) -> None:
+        if low <= state.fetched <= high:
+            return
+        reset = "earliest" if state.from_beginning else state.reset
+        if low <= state.position <= high:  # the log has lost its end (unclean recovery): what was fetched of that is void
+            self._move(state, state.position)
+        elif reset == "error":
+            self._fail(
+                OffsetOutOfRangeError(
+                    f"{state.tp}: offset {state.fetched} is out of range, the log has {low} to {high}; "
+                    "seek, or set auto_offset_reset",
+                    earliest=low,
+                    latest=high,
                 )
-            elif state.position == state.fetched:
-                state.move(low if state.reset == "earliest" else high)
-            else:
-                state.fetched = low if state.reset == "earliest" else high
+            )
+        elif state.fetched < low and state.position < state.fetched:  # what waits in the buffer comes first
+            state.fetched = low if reset == "earliest" else high
+        else:
+            beginning = state.from_beginning
+            self._move(state, low if reset == "earliest" else high)
+            state.from_beginning = beginning  # it may move on before anything has come
+
+    def _move(self, state: PartitionState, offset: int) -> None:
+        state.move(offset)
+        self._moved_elsewhere(state)

@@ -57,6 +57,8 @@ class FakePartition:
     )
     """By producer: (first sequence, next sequence, offset) of its last batches."""
     duplicates: int = 0
+    deposed: bool = False
+    """Its leader leads no longer, and everybody goes on naming it."""
     grown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def append(self, data: bytes) -> int:
@@ -204,7 +206,7 @@ class FakeNode(LogServiceServicer, TopicServiceServicer, ClusterServiceServicer)
         partition = self.cluster.partitions.get(TopicPartition(topic, number))
         if partition is None:
             raise UnknownTopicOrPartitionError(f"no partition {topic}-{number}")
-        if partition.leader == 0:
+        if partition.leader == 0 or partition.deposed:
             raise LeaderNotAvailableError("an election is under way")
         if partition.leader != self.number and direct:
             leader = self.cluster.nodes[partition.leader]
@@ -248,6 +250,7 @@ class FakeNode(LogServiceServicer, TopicServiceServicer, ClusterServiceServicer)
 
     async def Subscribe(self, request: log_pb.SubscribeRequest, context: Any) -> AsyncIterator[log_pb.SubscribeResponse]:
         self.cluster.subscriptions.append(request)
+        await context.send_initial_metadata(())
         try:
             at = {(p.topic, p.partition): getattr(p, "from").offset for p in request.partitions}
             while True:
@@ -255,8 +258,11 @@ class FakeNode(LogServiceServicer, TopicServiceServicer, ClusterServiceServicer)
                 waits = [changed]
                 quiet = True
                 for (topic, number), offset in list(at.items()):
-                    partition = self._led(topic, number)
+                    partition = self.cluster.partitions[TopicPartition(topic, number)]
                     waits.append(partition.grown)
+                    if not request.direct and (partition.deposed or not partition.leader):
+                        continue
+                    self._led(topic, number, direct=request.direct)
                     if not partition.log_start <= offset <= partition.next_offset:
                         low, high = partition.log_start, partition.next_offset
                         raise OffsetOutOfRangeError(f"{offset} not in {low}..{high}", earliest=low, latest=high)

@@ -300,6 +300,37 @@ async def test_a_user_that_takes_too_long_loses_its_place_and_gets_it_back_when_
             assert consumer.member_id != before
 
 
+async def test_without_following_a_lost_place_is_not_the_end() -> None:
+    """A member that was too slow joins anew and goes on from its commit, to the end."""
+    async with connected() as (cluster, client):
+        await cluster.publish(10)
+        async with member(client, follow=False, max_poll_interval_s=0.3) as consumer:
+            await take(consumer, 2)
+            before = consumer.member_id
+            await until(lambda: cluster.groups.left == [before] and consumer._interrupted)
+            assert [record.offset async for record in consumer] == list(range(10))
+
+
+async def test_without_following_a_rebalance_is_not_the_end() -> None:
+    """With an assignor that takes all away before it gives, a member has nothing for a moment; it reads what it is given then."""
+    async with connected() as (cluster, client):
+        for number in range(3):
+            await cluster.publish(10, number)
+        given: list[frozenset[TopicPartition]] = []
+        one = member(client, follow=False, assignors=["range"], on_assigned=given.append)
+        two = member(client, follow=False, assignors=["range"])
+        async with one:
+            seen = {(record.partition, record.offset) for record in [await anext(one), await anext(one)]}
+            joining = asyncio.get_running_loop().create_task(two.start())
+            await until(lambda: one._interrupted)
+            seen |= {(record.partition, record.offset) async for record in one}
+            await joining
+            assert len(given) == 2
+            assert len(given[1]) in {1, 2}
+            assert seen >= {(tp.partition, offset) for tp in given[1] for offset in range(10)}
+        await two.close()
+
+
 async def test_a_user_that_waits_for_records_is_no_idler() -> None:
     """However long nothing comes."""
     async with connected() as (cluster, client):
@@ -309,6 +340,26 @@ async def test_a_user_that_waits_for_records_is_no_idler() -> None:
         await until(lambda: cluster.groups.calls.count("heartbeat") > beats + 3)
         assert cluster.groups.left == []
         await worker.stop()
+
+
+async def test_closing_does_not_wait_for_where_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup in a partition that nobody leads takes long. Who leaves needs no answer, and the group hears of it at once."""
+    async with connected() as (cluster, client):
+        consumer = member(client)
+        asked = asyncio.Event()
+
+        async def never(_: object) -> dict[TopicPartition, int]:
+            asked.set()
+            await asyncio.Event().wait()
+            return {}
+
+        monkeypatch.setattr(consumer, "_list", never)
+        worker = Worker(consumer)
+        await asked.wait()
+        name = consumer.member_id
+        await worker.stop()
+        assert worker.error is None
+        assert cluster.groups.left == [name]
 
 
 async def test_a_static_member_comes_back_to_its_partitions_without_a_rebalance() -> None:

@@ -242,6 +242,26 @@ async def test_behind_a_hole_an_unknown_batch_fails_as_unknown() -> None:
         assert [value[:1] for value in values(partition) if value] == [b"w", b"2"]
 
 
+async def test_halves_of_a_batch_that_may_be_stored_may_be_stored() -> None:
+    """The topic's limit fell between a lost answer and its repetition: the batch is split, and no half of it is numbered anew."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+
+        async def fault(_: FakeNode, partition: FakePartition, data: bytes) -> RaftlogError | None:
+            if partition.size_max == 1_000_000:
+                partition.append(data)
+                partition.size_max = 1_000
+                return IndeterminateError("who knows")
+            return None
+
+        cluster.fault = fault
+        async with client.producer(compression="none", linger_ms=20) as producer:
+            futures = [await producer.send("t", value) for value in (bytes(2_000), b"small")]
+            outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [IndeterminateError, IndeterminateError]
+        assert values(partition) == [bytes(2_000), b"small"]
+
+
 async def test_a_deleted_topic_fails_what_waits_for_it() -> None:
     """Once no node knows the topic, its batches fail with that, long before the delivery timeout."""
     async with FakeCluster(1) as cluster, client_of(cluster, request_timeout_s=0.3) as client, client.producer() as producer:
