@@ -20,7 +20,7 @@ from raftlog.client.group_options import GroupOptions
 from raftlog.client.group_values import GroupSettings
 from raftlog.client.producer import MIB, Partitioner, Producer, ProducerOptions
 from raftlog.client.publish_stream import PublishStream
-from raftlog.client.routing import Routing
+from raftlog.client.routing import METADATA_MAX_AGE_S, Routing
 from raftlog.client.subscription import Reset
 from raftlog.core.clock import Clock, SystemClock
 from raftlog.core.tasks import TaskScope
@@ -123,6 +123,7 @@ class Client:
         max_block_s: float = 60.0,
         buffer_memory: int = 32 * MIB,
         max_request_size: int = MIB,
+        metadata_max_age_s: float = METADATA_MAX_AGE_S,
         partitioner: Partitioner = partition_of,
     ) -> Producer:
         """A producer; use it in an ``async with``. Options have Kafka's names, units and meanings, but for:
@@ -138,6 +139,7 @@ class Client:
             max_block_s: how long ``send`` waits for buffer space.
             buffer_memory: bytes of unacknowledged records, each counted with 200 bytes of overhead.
             max_request_size: bytes of one record.
+            metadata_max_age_s: how old what is known of a topic may be: how long new partitions get no keys, at most.
             partitioner: the partition of a key; Kafka's murmur2 by default.
 
         Raises:
@@ -159,6 +161,7 @@ class Client:
             max_block_s=max_block_s,
             buffer_memory=buffer_memory,
             max_request_size=max_request_size,
+            metadata_max_age_s=metadata_max_age_s,
             partitioner=partitioner,
         )
         producer = Producer(

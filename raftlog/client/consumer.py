@@ -158,8 +158,10 @@ class Consumer:
         if not self._options.follow:
             ends = await self._list(dict.fromkeys(tps, END))
         for tp in tps:
-            reset: Reset = "earliest" if self._options.start_of(tp) == "beginning" else self._options.auto_offset_reset
-            self._states[tp] = PartitionState(tp, starts[tp], starts[tp], ends.get(tp), reset)
+            self._states[tp] = PartitionState(
+                tp, starts[tp], starts[tp], ends.get(tp), self._options.auto_offset_reset,
+                from_beginning=self._options.start_of(tp) == "beginning",
+            )  # fmt: skip
         self._subscription = Subscription(
             self._states,
             routing=self._routing,
@@ -171,6 +173,7 @@ class Consumer:
             metadata_max_age_s=self._options.metadata_max_age_s,
             unavailable_timeout_s=self._options.unavailable_timeout_s,
             topics_grown=self._add_new_partitions,
+            moved=self._drop_current,
         )
 
     async def close(self) -> None:
@@ -204,9 +207,7 @@ class Consumer:
             raise InvalidRequestError(f"cannot seek to {offset}; offsets begin at 0")
         state = self._state(tp)
         state.move(offset)
-        state.reset = self._options.auto_offset_reset
-        if state is self._current:
-            self._current, self._records, self._index = None, [], 0
+        self._drop_current(state)
         if self._subscription is not None:
             self._subscription.wake()
 
@@ -216,6 +217,11 @@ class Consumer:
         if self._current is not None:
             self._current.position = max(self._current.position, self._next_offset)
         self._current, self._records, self._index = None, [], 0
+
+    def _drop_current(self, state: PartitionState) -> None:
+        """``state`` has moved: what is at hand of it no longer counts."""
+        if state is self._current:
+            self._current, self._records, self._index = None, [], 0
 
     def _is_interrupted(self) -> bool:
         """Whether there is something to do before the next record."""
@@ -248,7 +254,6 @@ class Consumer:
         self._current = state
         self._next_offset = fetched.next_offset if end is None else min(fetched.next_offset, end)
         self._high_watermark = fetched.high_watermark
-        state.reset = self._options.auto_offset_reset
 
     def _state(self, tp: TopicPartition) -> PartitionState:
         state = self._states.get(tp)
@@ -259,16 +264,14 @@ class Consumer:
     # Where to begin
 
     async def _find_partitions(self) -> list[TopicPartition]:
-        tps = []
-        for topic in self._whole:
-            known = await self._routing.load(topic)
-            tps += [TopicPartition(topic, number) for number in range(len(known.leaders))]
+        """Asked for, whatever the client knew: a partition that is there already must not count as one that was added later."""
+        counts: dict[str, int] = {}
+        for topic in dict.fromkeys([*self._whole, *(tp.topic for tp in self._single)]):
+            counts[topic] = len((await self._routing.load(topic, max_age_s=0.0)).leaders)
         for tp in self._single:
-            known = await self._routing.load(tp.topic)
-            if not 0 <= tp.partition < len(known.leaders):
-                raise InvalidPartitionsError(f"{tp}: the topic's partitions are 0 to {len(known.leaders) - 1}")
-            tps.append(tp)
-        return tps
+            if not 0 <= tp.partition < counts[tp.topic]:
+                raise InvalidPartitionsError(f"{tp}: the topic's partitions are 0 to {counts[tp.topic] - 1}")
+        return [TopicPartition(topic, number) for topic in self._whole for number in range(counts[topic])] + self._single
 
     async def _positions(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         known: dict[TopicPartition, int] = {}
@@ -279,9 +282,12 @@ class Consumer:
                 known[tp] = at
             else:
                 asked[tp] = at
+        timed = [tp for tp, at in asked.items() if at.HasField("timestamp_ms")]
+        # Before their times: of what arrives between the two questions, nothing is passed over.
+        ends = await self._list(dict.fromkeys(timed, END))
         found = await self._list(asked)
         late = [tp for tp, offset in found.items() if offset < 0]  # no record that young yet: those to come are
-        return known | found | await self._list(dict.fromkeys(late, END))
+        return known | found | {tp: ends[tp] for tp in late}
 
     async def _list(self, wanted: Mapping[TopicPartition, Position]) -> dict[TopicPartition, int]:
         if not wanted:
@@ -298,7 +304,7 @@ class Consumer:
             for number in range(len(known.leaders) if known is not None else 0):
                 tp = TopicPartition(topic, number)
                 if tp not in self._states:
-                    self._states[tp] = PartitionState(tp, 0, 0, None, "earliest")
+                    self._states[tp] = PartitionState(tp, 0, 0, None, self._options.auto_offset_reset, from_beginning=True)
 
 
 def _wire_position(start: From) -> Position | int:

@@ -8,6 +8,8 @@ Rules:
 3. Whatever fails asks anew who leads, one question a topic at a time; the answer moves the partition to its new leader at once.
 4. A node that holds messages unanswered for ``SUSPECT_AFTER_S`` may be stopped or cut off. If another one leads by then, an
    idempotent partition goes on there without waiting.
+5. Every topic is asked about again every ``refresh_s``, also where nothing fails: its keys must go where those of a newly started
+   producer go.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class Delivery:
         max_in_flight: int,
         delivery_timeout_s: float,
         request_timeout_s: float,
+        refresh_s: float,
     ) -> None:
         self._routing = routing
         self._tasks = tasks
@@ -84,6 +87,7 @@ class Delivery:
         self._max_in_flight = max_in_flight
         self._delivery_timeout_s = delivery_timeout_s
         self._request_timeout_s = request_timeout_s
+        self._refresh_s = refresh_s
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, dict[int, PartitionQueue]] = {}
         self._senders: dict[str, NodeSender] = {}
@@ -97,6 +101,7 @@ class Delivery:
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
         routing.listeners.add(self._rerouted)
+        self._refresher = tasks.start(self._keep_fresh(), name="producer metadata")
 
     def queue(self, tp: TopicPartition) -> PartitionQueue:
         """The queue of a partition that routing knows."""
@@ -144,6 +149,7 @@ class Delivery:
         """End all streams; what is unsettled fails."""
         self._closed = True
         self._routing.listeners.discard(self._rerouted)
+        self._refresher.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for sender in self._senders.values():
@@ -279,6 +285,14 @@ class Delivery:
                 await asyncio.sleep(backoff_s(attempt, self._rng))
         finally:
             self._finding.discard(topic)
+
+    async def _keep_fresh(self) -> None:
+        """Rule 5: one topic after another, for there may be thousands. What cannot be renewed goes on being used."""
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            for topic in list(self._queues):
+                if self._routing.topic(topic) is not None:
+                    await self._routing.refresh(topic)
 
     def _fail_all(self, queues: list[PartitionQueue], error: RaftlogError) -> None:
         for queue in queues:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,13 @@ from raftlog.client.routing import KnownTopic, Routing
 from raftlog.client.values import RecordMetadata
 from raftlog.core.clock import Clock
 from raftlog.core.tasks import TaskScope
-from raftlog.errors import InvalidConfigError, InvalidPartitionsError, InvalidRequestError, MessageTooLargeError, OverloadedError
+from raftlog.errors import (
+    InvalidConfigError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    OverloadedError,
+    UnknownTopicOrPartitionError,
+)
 from raftlog.model import NO_PRODUCER, Acks, TopicPartition
 from raftlog.records.batch import BatchBuilder, Headers, Record, read_header, record_size_max
 from raftlog.records.compression import Codec
@@ -46,12 +53,16 @@ class ProducerOptions:
     max_block_s: float
     buffer_memory: int
     max_request_size: int
+    metadata_max_age_s: float
     partitioner: Partitioner = partition_of
 
     def __post_init__(self) -> None:
         if self.idempotence and self.acks is not Acks.ALL:
             raise InvalidConfigError("idempotence needs acks='all': only what a majority holds can be recognised again")
-        for name in ("batch_size", "max_in_flight", "delivery_timeout_s", "max_block_s", "buffer_memory", "max_request_size"):
+        for name in (
+            "batch_size", "max_in_flight", "delivery_timeout_s", "max_block_s", "buffer_memory", "max_request_size",
+            "metadata_max_age_s",
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise InvalidConfigError(f"{name} must be positive, not {getattr(self, name)}")
         if self.linger_ms < 0:
@@ -96,6 +107,8 @@ class Producer:
         self._rng = rng
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
+        self._refresh_s = options.metadata_max_age_s / 2
+        """What the client knows of a topic is taken over up to this age, and is renewed after as long again."""
         self._delivery = Delivery(
             routing=routing,
             tasks=tasks,
@@ -108,6 +121,7 @@ class Producer:
             max_in_flight=options.max_in_flight,
             delivery_timeout_s=options.delivery_timeout_s,
             request_timeout_s=options.request_timeout_s,
+            refresh_s=self._refresh_s,
         )
         self._topics: dict[str, _TopicQueues] = {}
         self._buffered = 0
@@ -138,7 +152,8 @@ class Producer:
         headers: Sequence[tuple[str, bytes | None]] = (),
         timestamp_ms: int | None = None,
     ) -> asyncio.Future[RecordMetadata]:
-        """Take a record for publishing. Waits only for buffer space and, once a topic, for its partitions.
+        """Take a record for publishing. Waits only for buffer space and, once a topic, for its partitions; for these once more
+        where ``partition`` is none of them, for it may have been added.
 
         Where this call is cancelled or raises, the record was not taken. The future is the acknowledgement; cancelling it does
         not call the record back.
@@ -164,6 +179,8 @@ class Producer:
         queues = self._topics.get(topic)
         if queues is None or queues.known is not self._routing.topic(topic):
             queues = await self._load(topic)
+        if partition is not None and not 0 <= partition < len(queues.queues):
+            queues = await self._load_with(topic, partition)
         if self._give_way:
             self._give_way = False
             await asyncio.sleep(0)  # the sender's turn: a loop of sends would otherwise never let it run
@@ -254,8 +271,6 @@ class Producer:
         _, now_ms, key, value, headers = record
         queues = topic.queues
         if partition is not None:
-            if not 0 <= partition < len(queues):
-                raise InvalidPartitionsError(f"partition {partition} of a topic whose partitions are 0 to {len(queues) - 1}")
             queue = queues[partition]
         elif key is not None:
             queue = queues[self._options.partitioner(key, len(queues))]
@@ -304,16 +319,29 @@ class Producer:
             )
 
     async def _load(self, topic: str) -> _TopicQueues:
-        known = await self._routing.load(topic)
+        """A topic in use is taken as it is known: it is renewed beside, and ``send`` waits for no node that is silent."""
+        max_age_s = math.inf if topic in self._topics else self._refresh_s
+        return self._loaded(topic, await self._routing.load(topic, max_age_s=max_age_s))
+
+    async def _load_with(self, topic: str, partition: int) -> _TopicQueues:
+        """The queues of a topic that has ``partition`` by now, if it has: it may have been added since the topic was loaded."""
+        loaded = self._loaded(topic, await self._routing.load(topic, max_age_s=0.0))
+        if not 0 <= partition < len(loaded.queues):
+            raise UnknownTopicOrPartitionError(
+                f"topic {topic!r} has no partition {partition}: its partitions are 0 to {len(loaded.queues) - 1}"
+            )
+        return loaded
+
+    def _loaded(self, topic: str, known: KnownTopic) -> _TopicQueues:
         queues = [self._delivery.queue(TopicPartition(topic, number)) for number in range(len(known.leaders))]
         loaded = self._topics[topic] = _TopicQueues(known, queues)
         return loaded
 
     async def _queue(self, tp: TopicPartition) -> PartitionQueue:
-        queues = (await self._load(tp.topic)).queues
-        if not 0 <= tp.partition < len(queues):
-            raise InvalidPartitionsError(f"{tp}: the topic's partitions are 0 to {len(queues) - 1}")
-        return queues[tp.partition]
+        loaded = await self._load(tp.topic)
+        if not 0 <= tp.partition < len(loaded.queues):
+            loaded = await self._load_with(tp.topic, tp.partition)
+        return loaded.queues[tp.partition]
 
     # Buffer space, first come, first served
 

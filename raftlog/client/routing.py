@@ -7,6 +7,7 @@ Rules:
 2. A hint from a node that was asked in vain is taken at once, by the same rule.
 3. One refresh of a topic runs at a time, however many want it.
 4. A node that does not answer is asked last; a call goes from node to node until its time is up, with a wait after each round.
+5. What is known of a topic is as old as the question that told it: whoever needs it younger asks anew, for others add partitions.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ UNKNOWN_TOPIC_GRACE_S: Final = 2.0
 REDIAL_S: Final = 0.6
 """A connection that has failed is not dialled again for half a second (``connections``): a node that is back by then is there."""
 REDIAL_LOOK_S: Final = 0.05
+METADATA_MAX_AGE_S: Final = 300.0
+"""How old what is known of a topic's partitions may be where nothing else is said: Kafka's ``metadata.max.age.ms``."""
 NODES_MAX_AGE_S: Final = 60.0
 """How old the list of nodes may be: it is what is left when all the addresses given at the start are gone."""
 
@@ -53,10 +56,11 @@ class Leader:
 
 @dataclass(slots=True)
 class KnownTopic:
-    """A topic's UUID and its partitions' leaders, by partition number."""
+    """A topic's UUID and its partitions' leaders, by partition number; ``asked_at_s`` is the loop's time."""
 
     topic_id: str
     leaders: list[Leader]
+    asked_at_s: float
 
 
 class Routing:
@@ -106,18 +110,18 @@ class Routing:
         self._told(tp.topic)
         return True
 
-    async def load(self, name: str, *, timeout_s: float | None = None) -> KnownTopic:
-        """What is known of a topic, asked for where it is not in the cache.
+    async def load(self, name: str, *, max_age_s: float = METADATA_MAX_AGE_S) -> KnownTopic:
+        """What is known of a topic, asked for where it is not in the cache, or older than ``max_age_s`` at the time of the call.
 
         Raises:
             UnknownTopicOrPartitionError: no node knows it, ``UNKNOWN_TOPIC_GRACE_S`` long.
             RaftlogError: no node answers.
         """
-        known = self._topics.get(name)
-        if known is None:
-            error = await self.refresh(name, timeout_s=timeout_s)
-            known = self._topics.get(name)
-            if known is None:
+        oldest_s = asyncio.get_running_loop().time() - max_age_s
+        # More than once where a refresh was under way already that had asked too early.
+        while (known := self._topics.get(name)) is None or known.asked_at_s < oldest_s:
+            error = await self.refresh(name)
+            if error is not None or name not in self._topics:
                 raise error or UnknownTopicOrPartitionError(f"topic {name!r} was deleted")
         return known
 
@@ -149,6 +153,7 @@ class Routing:
         give_up_at = loop.time() + min(UNKNOWN_TOPIC_GRACE_S, timeout_s)
         attempt = 0
         while True:
+            asked_at_s = loop.time()
             try:
                 answer = await self.any_node(self._describe(name), timeout_s=timeout_s, forward=loop.time() < give_up_at)
             except UnknownTopicOrPartitionError as error:
@@ -162,7 +167,7 @@ class Routing:
             except RaftlogError as error:
                 return error
             else:
-                self._take(name, answer.topic)
+                self._take(name, answer.topic, asked_at_s)
                 self._told(name)
                 await self._refresh_nodes()
                 return None
@@ -174,7 +179,7 @@ class Routing:
 
         return call
 
-    def _take(self, name: str, wire: WireTopic) -> None:
+    def _take(self, name: str, wire: WireTopic, asked_at_s: float) -> None:
         known = self._topics.get(name)
         old = known.leaders if known is not None and known.topic_id == wire.topic_id else []
         leaders = [Leader(0, "", 0) for _ in wire.partitions]
@@ -184,7 +189,7 @@ class Routing:
                 leader = leaders[p.partition]
                 if p.leader_epoch > leader.epoch or (p.leader_epoch == leader.epoch and p.leader_address):
                     leaders[p.partition] = Leader(p.leader, p.leader_address, p.leader_epoch)
-        self._topics[name] = KnownTopic(wire.topic_id, leaders)
+        self._topics[name] = KnownTopic(wire.topic_id, leaders, asked_at_s)
 
     def _told(self, name: str) -> None:
         for listener in list(self.listeners):

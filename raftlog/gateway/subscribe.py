@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from raftlog.broker.port import LATEST, Broker, Fetched
+from raftlog.broker.port import EARLIEST, LATEST, Broker, Fetched
 from raftlog.errors import CorruptMessageError, DataLossError, RaftlogError, ShuttingDownError, UnknownTopicOrPartitionError
 from raftlog.gateway import requests
 from raftlog.gateway.port import GatewayMetrics
@@ -101,10 +101,15 @@ class Subscription:
     async def _resolve(self, tp: TopicPartition, offset: int | None, timestamp_ms: int) -> _Follower:
         if offset is not None:
             return _Follower(tp, offset)
-        found = await self._patiently(lambda: self._broker.list_offset(tp, timestamp_ms, direct=self._direct))
-        if found.offset < 0:  # no record that young yet: those to come are
-            found = await self._patiently(lambda: self._broker.list_offset(tp, LATEST, direct=self._direct))
-        return _Follower(tp, found.offset)
+        if timestamp_ms in (EARLIEST, LATEST):
+            return _Follower(tp, await self._list(tp, timestamp_ms))
+        end = await self._list(tp, LATEST)  # before the time: of what arrives between the two questions, nothing is passed over
+        found = await self._list(tp, timestamp_ms)
+        return _Follower(tp, found if found >= 0 else end)  # no record that young yet: those to come are
+
+    async def _list(self, tp: TopicPartition, timestamp_ms: int) -> int:
+        listed = await self._patiently(lambda: self._broker.list_offset(tp, timestamp_ms, direct=self._direct))
+        return listed.offset
 
     async def _follow(self, follower: _Follower) -> None:
         while True:

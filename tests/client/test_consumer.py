@@ -18,10 +18,10 @@ from raftlog.errors import (
     UnknownTopicOrPartitionError,
 )
 from raftlog.model import TopicPartition
-from raftlog.pb.raftlog.v1.log_service_pb2 import SubscribeResponse
+from raftlog.pb.raftlog.v1.log_service_pb2 import ListedOffset, ListOffsetsPartition, SubscribeResponse
 from raftlog.records.batch import Record, encode
 
-from .fake_cluster import FakeCluster, FakePartition
+from .fake_cluster import FakeCluster, FakeNode, FakePartition
 from .helpers import client_of, start, until
 
 
@@ -85,6 +85,24 @@ async def test_the_first_record_is_the_one_asked_for(where: Any, first: int) -> 
             fill(partition, 5)
             assert (await anext(consumer)).offset == first
             assert consumer.position(partition.tp) == first + 1
+
+
+async def test_a_record_that_comes_while_its_time_is_looked_up_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting from a time takes more than one question; whatever of that time arrives between two of them is not passed over."""
+    answer = FakeNode._list_offset
+
+    def and_one_comes(node: FakeNode, asked: ListOffsetsPartition) -> ListedOffset:
+        listed = answer(node, asked)
+        fill(node.cluster.partitions[TopicPartition(asked.topic, asked.partition)], 1)
+        return listed
+
+    monkeypatch.setattr(FakeNode, "_list_offset", and_one_comes)
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        fill(partition, 50)
+        async with client.consumer("t", from_=AtTime(1_050)) as consumer:
+            fill(partition, 1)
+            assert (await anext(consumer)).offset == 50
 
 
 async def test_each_partition_may_begin_elsewhere() -> None:
@@ -230,6 +248,74 @@ async def test_out_of_range_goes_on_where_it_was_told_to(reset: Any, first: int)
             await until(lambda: consumer.position(partition.tp) == first or waiting.done())
             fill(partition, 1)
             assert (await waiting).offset == first
+
+
+async def test_a_gap_behind_what_waits_in_the_buffer_is_told() -> None:
+    """Retention that overtakes a reader from the beginning, who has not seen a record yet, may move the beginning; not once the
+    first of them have been fetched for him."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        fill(partition, 5)
+        async with client.consumer("t") as consumer:
+            subscription = consumer._subscription
+            assert subscription is not None
+            await until(lambda: subscription._buffered_bytes > 0)
+            state = subscription._states[partition.tp]
+            partition.log_start = 12
+            fill(partition, 10)
+            await until(lambda: subscription._error is not None or state.fetched != 5)
+            assert offsets(await take(consumer, 5)) == [0, 1, 2, 3, 4]
+            with pytest.raises(OffsetOutOfRangeError):
+                await anext(consumer)
+
+
+async def test_a_reset_to_the_end_is_the_end() -> None:
+    """Without following, a partition whose records are all gone has been read; nobody waits for more."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        fill(partition, 50)
+        partition.log_start = 50
+        async with client.consumer("t", from_=5, follow=False, auto_offset_reset="earliest") as consumer:
+            assert [record async for record in consumer] == []
+
+
+@pytest.mark.parametrize(("seen", "goes_on_at"), [(5, 5), (30, 0)])
+async def test_what_was_fetched_of_a_lost_end_is_void(seen: int, goes_on_at: int) -> None:
+    """An unclean recovery may shorten a log. Who is ahead of its new end is reset, who is not goes on where it was; what is
+    appended then is read in full either way, though records of the same offsets were in the buffer."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        fill(partition, 50)
+        async with client.consumer("t", auto_offset_reset="earliest") as consumer:
+            assert offsets(await take(consumer, seen)) == list(range(seen))
+            assert consumer._subscription is not None
+            state = consumer._subscription._states[partition.tp]
+            await until(lambda: state.fetched == 50)
+            del partition.batches[2:]
+            partition.next_offset = 20
+            cluster.nodes[1].changed()
+            await until(lambda: state.fetched != 50)
+            fill(partition, 40)
+            assert offsets(await take(consumer, 60 - goes_on_at)) == list(range(goes_on_at, 60))
+
+
+async def test_a_beginning_that_retention_moves_is_still_the_beginning() -> None:
+    """Nothing was fetched yet, so nothing is missed that was not gone when the reader came."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        fill(partition, 20)
+        real = cluster.nodes[1].Subscribe
+
+        async def overtaken(request: Any, context: Any) -> Any:
+            partition.log_start = 10
+            async for response in real(request, context):
+                yield response
+
+        cluster.nodes[1].Subscribe = overtaken  # type: ignore[method-assign]
+        await cluster.nodes[1].stop()
+        await cluster.nodes[1].start()
+        async with client.consumer("t", follow=False) as consumer:
+            assert offsets([record async for record in consumer]) == list(range(10, 20))
 
 
 async def test_new_partitions_are_found_and_read_from_their_beginning() -> None:

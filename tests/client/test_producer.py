@@ -9,7 +9,6 @@ import pytest
 from raftlog.errors import (
     CorruptMessageError,
     InvalidConfigError,
-    InvalidPartitionsError,
     InvalidRequestError,
     MessageTooLargeError,
     OverloadedError,
@@ -297,8 +296,10 @@ async def test_what_does_not_exist_is_refused() -> None:
         cluster.topic("t", 2)
         with pytest.raises(UnknownTopicOrPartitionError):
             await producer.send("missing", b"v")
-        with pytest.raises(InvalidPartitionsError):
+        with pytest.raises(UnknownTopicOrPartitionError):
             await producer.send("t", b"v", partition=2)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.send("t", b"v", partition=-1)
         assert producer.buffered_bytes == 0
         with pytest.raises(InvalidConfigError):
             client.producer(acks=1, idempotence=True)

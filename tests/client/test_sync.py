@@ -69,6 +69,30 @@ def test_errors_are_the_same(brokers: list[str]) -> None:
         client.admin.list_topics()
 
 
+def test_what_is_closed_can_be_closed_again(brokers: list[str]) -> None:
+    """In any order, a client before what it has made included."""
+    client = sync.Client(brokers)
+    client.admin.create_topic("t")
+    producer, consumer = client.producer(), client.consumer("t")
+    producer.close()
+    producer.close()
+    client.close()
+    for closed in (client, producer, consumer):
+        closed.close()
+
+
+def test_an_error_is_told_though_the_client_was_closed_before(brokers: list[str]) -> None:
+    """What a with-body raises is not replaced by what its end has to say."""
+
+    def fail() -> None:
+        with sync.Client(brokers) as client, client.producer():
+            client.close()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+
 def test_threads_share_a_producer(brokers: list[str]) -> None:
     """Each thread's records stay in its order."""
     with sync.Client(brokers) as client:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import grpc
 import pytest
 
-from raftlog.broker.port import Published
+from raftlog.broker.port import ListedOffset, Published
 from raftlog.errors import (
     DataLossError,
     LeaderNotAvailableError,
@@ -79,6 +79,25 @@ async def test_it_begins_where_it_is_told(start: r.Position, first: int) -> None
         await publish(door, b"4", timestamp_ms=9_500)
         response = await take(call)
         assert decode(response.record_batches)[0].offset == first
+        call.cancel()
+
+
+async def test_a_record_that_comes_while_its_time_is_looked_up_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting from a time takes more than one question; whatever of that time arrives between two of them is not passed over."""
+    async with open_door() as door:
+        answer = door.broker.list_offset
+
+        async def and_one_comes(tp: TopicPartition, timestamp_ms: int, *, direct: bool) -> ListedOffset:
+            listed = await answer(tp, timestamp_ms, direct=direct)
+            await publish(door, b"in between", timestamp_ms=9_000)
+            return listed
+
+        monkeypatch.setattr(door.broker, "list_offset", and_one_comes)
+        await publish(door, b"before")
+        call = follow(door, one(r.Position(timestamp_ms=9_000)))
+        await call.initial_metadata()
+        await publish(door, b"after", timestamp_ms=9_500)
+        assert (await next_records(call))[0].offset == 1
         call.cancel()
 
 
