@@ -65,9 +65,14 @@ class _Loop:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the thread has ended, and nothing runs any more."""
+        return not self._thread.is_alive()
+
     def run(self, coro: Coroutine[Any, Any, _T]) -> _T:
         """The result of ``coro``; an interrupt of the caller cancels it."""
-        if not self._thread.is_alive() or threading.current_thread() is self._thread:
+        if self.stopped or threading.current_thread() is self._thread:
             coro.close()
             raise InvalidRequestError("the client is closed, or was called from its own thread; use raftlog.Client in coroutines")
         future = asyncio.run_coroutine_threadsafe(coro, self._loop)
@@ -79,7 +84,7 @@ class _Loop:
 
     def stop(self) -> None:
         """End the thread; a second call does nothing."""
-        if self._thread.is_alive():
+        if not self.stopped:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -94,8 +99,9 @@ class _Face(Generic[_Inner]):
         self._inner = inner
 
     def close(self) -> None:
-        """See the async class."""
-        self._loop.run(self._inner.close())
+        """See the async class. Does nothing where the client is closed: it has closed all that it made."""
+        if not self._loop.stopped:
+            self._loop.run(self._inner.close())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()

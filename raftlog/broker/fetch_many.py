@@ -61,6 +61,8 @@ class _Part:
         if self.error is not None and not self.batches:
             return self.error
         if self.last is None:  # the answer was full before this part's turn
+            if isinstance(self.place, Partition):
+                return subscribe.nothing(self.place, self.offset)
             return Fetched(batches=(), high_watermark=-1, log_start_offset=-1, next_offset=self.offset)
         return replace(self.last, batches=self.batches, next_offset=self.offset)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from raftlog.cli.errors import UsageError
+from raftlog.cli.numbers import NUMBER_MAX, OFFSET_MAX, parse_number
 from raftlog.cli.output import Format, bytes_fields, to_json
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.errors import OffsetOutOfRangeError
@@ -35,7 +36,7 @@ def consume(
         str | None,
         typer.Option(metavar="NAME", help="share the topic with the other members of this group, and commit what was read"),
     ] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="only this one")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, max=NUMBER_MAX, help="only this one")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="stop after so many records")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="wait for more at the end; --from end implies it")] = False,
     brokers: BrokersOption = None,
@@ -49,24 +50,35 @@ def consume(
     Text is the value byte for byte and a newline (a record without a value is an empty line). JSON has all of the record, one
     on a line; bytes that are not UTF-8 are in key_base64 and value_base64.
     """
-    if start not in ("beginning", "end") and not start.isdecimal():
-        raise UsageError(f"--from {start!r} is neither beginning, nor end, nor an offset from 0")
+    place = _place(start)
     follow = follow or start == "end"
     shared = session(ctx, brokers, form)
     if group is not None:
-        if partition is not None or start.isdecimal():
+        if partition is not None or isinstance(place, int):
             raise UsageError("--group gives out partitions and offsets by itself; leave out --partition and offsets")
         run(_consume_as_member(shared, topic, group, "latest" if start == "end" else "earliest", count, follow))
         return
     what = topic if partition is None else TopicPartition(topic, partition)
-    run(_consume(shared, what, start, count, follow))
+    run(_consume(shared, what, place, count, follow))
 
 
-async def _consume(shared: Session, what: str | TopicPartition, start: str, count: int | None, follow: bool) -> None:
+def _place(text: str) -> str | int:
+    """What ``--from`` means.
+
+    Raises:
+        UsageError: nothing, or further than any offset.
+    """
+    if text in ("beginning", "end"):
+        return text
+    if text.isdecimal():
+        return parse_number(text, OFFSET_MAX)
+    raise UsageError(f"--from {text!r} is neither beginning, nor end, nor an offset from 0")
+
+
+async def _consume(shared: Session, what: str | TopicPartition, place: str | int, count: int | None, follow: bool) -> None:
     async with shared.client() as client, AsyncExitStack() as stack:
-        if start.isdecimal():
-            await _check_offset(client, what, int(start))
-        place = int(start) if start.isdecimal() else start
+        if isinstance(place, int):
+            await _check_offset(client, what, place)
         consumer = await stack.enter_async_context(client.consumer(what, from_=place, follow=follow))
         await _print_all(consumer, count, shared.form)
 

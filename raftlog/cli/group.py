@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, UsageError
+from raftlog.cli.numbers import NUMBER_MAX, OFFSET_MAX, parse_number
 from raftlog.cli.output import Format, print_json, print_records, print_table, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
 from raftlog.client.group_values import Group, GroupDescription, GroupMember, GroupState, SoughtOffset
@@ -72,7 +73,7 @@ def seek(
     topic: Annotated[
         list[str] | None, typer.Option(help="only this one, may be repeated [all that the group has committed in]")
     ] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="only this one of the topic")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, max=NUMBER_MAX, help="only this one of the topic")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
     brokers: BrokersOption = None,
     form: FormatOption = None,
@@ -112,13 +113,14 @@ def parse_place(text: str) -> SeekTo:
     """What ``--to`` means.
 
     Raises:
-        UsageError: nothing.
+        UsageError: nothing, or further than any offset.
     """
     if text in ("beginning", "end"):
         return text
     if text.isdecimal():
-        return int(text)
+        return parse_number(text, OFFSET_MAX)
     if text[:1] in ("+", "-") and text[1:].isdecimal():
+        parse_number(text[1:], OFFSET_MAX)
         return text
     try:
         moment = datetime.fromisoformat(text)

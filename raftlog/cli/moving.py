@@ -8,6 +8,7 @@ import typer
 
 from raftlog.cli.errors import UsageError
 from raftlog.cli.move_words import moves_in_words, nodes_in_words, share_done
+from raftlog.cli.numbers import NUMBER_MAX, parse_number
 from raftlog.cli.output import Format, human_bytes, print_json, print_records, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
 from raftlog.cli.watching import watch
@@ -16,7 +17,7 @@ from raftlog.model import Balanced, Move, TopicPartition
 if TYPE_CHECKING:
     from raftlog.client.client import Client
 
-NodeArgument = Annotated[int, typer.Argument(min=1, metavar="NODE", help="the node's id")]
+NodeArgument = Annotated[int, typer.Argument(min=1, max=NUMBER_MAX, metavar="NODE", help="the node's id")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="stay until it is done, and show how far it is")]
 
 
@@ -26,8 +27,12 @@ def move(
     replicas: Annotated[
         str | None, typer.Option(metavar="NODE,…", help="the nodes of all replicas, the preferred leader first")
     ] = None,
-    source: Annotated[int | None, typer.Option("--from", metavar="NODE", help="the node whose replica moves")] = None,
-    target: Annotated[int | None, typer.Option("--to", metavar="NODE", help="the node that it moves to")] = None,
+    source: Annotated[
+        int | None, typer.Option("--from", min=1, max=NUMBER_MAX, metavar="NODE", help="the node whose replica moves")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option("--to", min=1, max=NUMBER_MAX, metavar="NODE", help="the node that it moves to")
+    ] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="take the move under way back")] = False,
     wait: WaitOption = False,
     brokers: BrokersOption = None,
@@ -35,6 +40,7 @@ def move(
 ) -> None:
     """Move replicas of a partition: name all of them by --replicas, or one by --from and --to."""
     tp = parse_partition(partition)
+    nodes = None if replicas is None else parse_nodes(replicas)
     if [replicas is not None, source is not None and target is not None, cancel].count(True) != 1:
         raise UsageError("say where to: by --replicas NODE,…, or by --from NODE --to NODE, or by --cancel")
     shared = session(ctx, brokers, form)
@@ -42,7 +48,7 @@ def move(
     async def work() -> tuple[tuple[int, ...], tuple[int, ...]]:
         async with shared.client(ADMIN_TIMEOUT_S) as client:
             before = await _replicas(client, tp)
-            wanted = None if cancel else _wanted(tp, before, replicas, source, target)
+            wanted = None if cancel else _wanted(tp, before, nodes, source, target)
             await client.admin.move_partitions({tp: wanted})
             after = await _replicas(client, tp)
             _tell(tp, before, after)
@@ -150,7 +156,7 @@ def parse_partition(text: str) -> TopicPartition:
     topic, dash, number = text.rpartition("-")
     if not (topic and dash and number.isdecimal()):
         raise UsageError(f"{text!r} is no partition; name the topic, a dash and the number: events-0")
-    return TopicPartition(topic, int(number))
+    return TopicPartition(topic, parse_number(number, NUMBER_MAX))
 
 
 def parse_nodes(text: str) -> tuple[int, ...]:
@@ -162,7 +168,7 @@ def parse_nodes(text: str) -> tuple[int, ...]:
     pieces = [piece.strip() for piece in text.split(",")]
     if not all(piece.isdecimal() for piece in pieces):
         raise UsageError(f"{text!r} is no list of nodes; name their ids: 1,2,4")
-    return tuple(map(int, pieces))
+    return tuple(parse_number(piece, NUMBER_MAX) for piece in pieces)
 
 
 def as_json(move: Move) -> dict[str, object]:
@@ -222,10 +228,10 @@ def _print_balanced(balanced: Balanced, form: Format, dry_run: bool) -> None:
 
 
 def _wanted(
-    tp: TopicPartition, before: tuple[int, ...], replicas: str | None, source: int | None, target: int | None
+    tp: TopicPartition, before: tuple[int, ...], replicas: tuple[int, ...] | None, source: int | None, target: int | None
 ) -> tuple[int, ...]:
     if replicas is not None:
-        return parse_nodes(replicas)
+        return replicas
     assert source is not None
     assert target is not None
     if source not in before:

@@ -14,6 +14,7 @@ import typer
 
 from raftlog.cli.errors import CommandError, UsageError, one_line
 from raftlog.cli.lines import read_lines
+from raftlog.cli.numbers import NUMBER_MAX
 from raftlog.cli.output import Format, progress, talk, to_json
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.errors import RaftlogError, UnknownTopicOrPartitionError
@@ -74,7 +75,7 @@ def produce(
     key_separator: Annotated[
         str | None, typer.Option(metavar="TEXT", help="what stands between key and value in a line; without it there is no key")
     ] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="instead of the key's, or any")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, max=NUMBER_MAX, help="instead of the key's, or any")] = None,
     acks: Annotated[AcksName, typer.Option(help="wait for nobody, for the leader, or for a majority")] = AcksName.ALL,
     compression: Annotated[Compression, typer.Option(help="how batches are compressed")] = Compression.NONE,
     brokers: BrokersOption = None,

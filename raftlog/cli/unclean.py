@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, UsageError
+from raftlog.cli.numbers import NUMBER_MAX, parse_number
 from raftlog.cli.output import Format, print_json, print_table, talk, utc
 from raftlog.cli.session import FormatOption, session
 from raftlog.cli.storage import DataDirOption
@@ -46,9 +47,10 @@ def force_configuration(
     from raftlog.node.unclean import carry_out, plan
     from raftlog.storage.data_directory import stopped
 
+    lost = _nodes(lost_nodes)
     shared = session(ctx, None, form)
     with stopped(data_dir):
-        decided = plan(data_dir, _nodes(lost_nodes), group)
+        decided = plan(data_dir, lost, group)
         _print(decided, shared.form)
         if not decided.forced:
             talk("nothing was changed: no group here needs it")
@@ -80,9 +82,9 @@ def forget_unclean(ctx: typer.Context, data_dir: DataDirOption, form: FormatOpti
 
 def _nodes(text: str) -> frozenset[int]:
     pieces = [piece.strip() for piece in text.split(",")]
-    if not all(piece.isascii() and piece.isdecimal() and int(piece) for piece in pieces):
+    if not all(piece.isascii() and piece.isdecimal() and piece.strip("0") for piece in pieces):
         raise UsageError(f"--lost-nodes {text!r} is no list of node ids; name them as 2,3")
-    return frozenset(map(int, pieces))
+    return frozenset(parse_number(piece, NUMBER_MAX) for piece in pieces)
 
 
 def _print(decided: Plan, form: Format) -> None:

@@ -7,16 +7,25 @@ from typing import Annotated
 import typer
 
 from raftlog.cli.errors import FAILED
+from raftlog.cli.numbers import NUMBER_MAX
 from raftlog.cli.output import Format, print_json, print_table, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
 from raftlog.core.features import DESCRIPTIONS
 from raftlog.model import LevelReport, NodeSupport
 
-LevelOption = Annotated[int, typer.Option("--level", min=0, show_default=False, help="[the newest that all nodes support]")]
+LevelOption = Annotated[
+    int, typer.Option("--level", min=0, max=NUMBER_MAX, show_default=False, help="[the newest that all nodes support]")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="only say what would come of it, and who holds it back")]
 WithoutOption = Annotated[
     list[int] | None,
-    typer.Option("--without", metavar="NODE", help="a node that is gone, or comes back with the new version; may be repeated"),
+    typer.Option(
+        "--without",
+        min=1,
+        max=NUMBER_MAX,
+        metavar="NODE",
+        help="a node that is gone, or comes back with the new version; may be repeated",
+    ),
 ]
 
 

@@ -133,6 +133,7 @@ class GroupAdmin:
             dry_run: only say where the offsets would be.
 
         Raises:
+            GroupIdNotFoundError: there is no such group, and one place for all that it has committed.
             GroupNotEmptyError: stop its members first; they would commit over it.
             UnknownTopicOrPartitionError, InvalidRequestError
         """

@@ -9,7 +9,7 @@ from typing import Final
 
 from raftlog.broker.group_port import CommittedOffset, GroupBroker, GroupMember, GroupState
 from raftlog.broker.port import EARLIEST, LATEST, Broker
-from raftlog.errors import GroupNotEmptyError, InvalidRequestError, RaftlogError
+from raftlog.errors import GroupIdNotFoundError, GroupNotEmptyError, InvalidRequestError, RaftlogError
 from raftlog.gateway import group_wire as wire
 from raftlog.gateway import requests
 from raftlog.gateway.status import to_status
@@ -84,12 +84,15 @@ class SeekCall:
         """Find the new offsets, and commit them unless it is a dry run.
 
         Raises:
+            GroupIdNotFoundError: there is no such group, and so nothing that a seek without a topic could mean.
             GroupNotEmptyError: the group has members, which would not notice that their offsets have moved.
             InvalidRequestError, RaftlogError
         """
         described = await self._groups.describe_group(self._group_id)
         if described.state not in (GroupState.EMPTY, GroupState.DEAD):
             raise GroupNotEmptyError(f"group {self._group_id!r} has {len(described.members)} members; stop them, then seek")
+        if described.state is GroupState.DEAD and not all(seek.topic for seek in self._seeks):
+            raise GroupIdNotFoundError(f"there is no group {self._group_id!r}; list the groups to see their ids, or name topics")
         committed = await self._groups.fetch_offsets(self._group_id, None)
         wanted: dict[TopicPartition, tuple[str, pb.Seek]] = {}
         for index, seek in enumerate(self._seeks):

@@ -51,6 +51,10 @@ class HandStore:
         """Not used by the broker."""
         raise NotImplementedError
 
+    def recent_usage(self) -> StorageUsage:
+        """See the port."""
+        return self.usage()
+
     def usage(self) -> StorageUsage:
         """See ``Store``."""
         shortage = "a test says so" if self.full else ""

@@ -102,6 +102,18 @@ async def test_an_answer_is_full_by_bytes_and_goes_on_with_whoever_was_not_reach
     assert counts(each) == [1, 1]
 
 
+async def test_a_part_that_a_full_answer_did_not_reach_still_tells_the_ends_of_its_log() -> None:
+    """Readers of a busy broker measure by them how far behind they are."""
+    async with running(Cluster(1)) as cluster:
+        await topic(cluster, 2)
+        for partition in (0, 1, 1, 1):
+            await publish(cluster, partition, size=1_000)
+        await cluster.brokers[1].delete_records(TopicPartition("t", 1), 1, timeout_s=1)
+        _, unreached = await cluster.brokers[1].fetch_many([part(0), part(1, 2)], bytes_max=500)
+    assert isinstance(unreached, Fetched)
+    assert (unreached.size_bytes, unreached.log_start_offset, unreached.high_watermark, unreached.next_offset) == (0, 1, 3, 2)
+
+
 async def test_one_future_waits_for_all_partitions_and_the_first_to_grow_ends_it() -> None:
     """However many there are, no task is made for them, and nothing is left behind on any."""
     async with running(Cluster(1)) as cluster:

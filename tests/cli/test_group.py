@@ -61,7 +61,7 @@ def test_a_group_is_listed_described_sought_and_deleted(sh: Shell, tmp_path: Pat
     sh("group", "delete", "life")
     assert sh.err == "deleted life\n"
     assert "life" not in [one["group"] for one in sh.json("group", "list")]
-    for command in (["describe", "life"], ["delete", "life"]):
+    for command in (["describe", "life"], ["delete", "life"], ["seek", "life", "--to", "beginning"]):
         sh("group", *command, code=1)
         assert sh.err.startswith("error: ")
 

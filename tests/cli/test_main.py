@@ -42,6 +42,33 @@ def test_wrong_usage_exits_with_2_and_leaves_stdout_alone(command: str, said: st
     assert out == "" or command == ""
 
 
+BIG, LONG = "9" * 20, "9" * 5_000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"cluster {name} {number}" for name in ("drain", "remove") for number in (2**31, BIG)),
+        *(f"cluster upgrade {option}" for option in (f"--level {2**31}", f"--without {2**31}", "--without -1", "--without 0")),
+        *(f"cluster move t-0 --replicas {nodes}" for nodes in (f"1,{2**31}", LONG)),
+        *(f"cluster move t-0 --from {source} --to {target}" for source, target in ((1, 2**31), (2**31, 1), (1, -1))),
+        *(f"cluster move t-{number} --replicas 1" for number in (2**31, LONG)),
+        *(f"group seek g --to {sign}{number}" for sign in ("", "+", "-") for number in (2**63, BIG, LONG)),
+        f"group seek g --to end --topic t --partition {2**31}",
+        *(f"topic consume t --from {offset}" for offset in (2**63, LONG)),
+        *(f"topic {name} t --partition {2**31}" for name in ("consume", "produce")),
+        *(f"storage force-configuration --data-dir . --lost-nodes {nodes}" for nodes in (f"2,{2**31}", LONG)),
+    ],
+)
+def test_a_number_that_no_call_can_carry_is_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is found before any node is asked, and said in one line behind how the command is used."""
+    assert run_command(["--brokers", "127.0.0.1:1", *command.split()]) == 2
+    out, err = capsys.readouterr()
+    *_, said = err.splitlines()
+    assert "error: " in said.lower()
+    assert out == ""
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -200,6 +200,20 @@ async def test_a_seek_names_partitions_topics_or_all_that_is_committed() -> None
         assert list((await door.groups.SeekGroup(fresh)).offsets) == []
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_seek_of_all_of_a_group_that_does_not_exist_is_refused(dry_run: bool) -> None:
+    """A mistyped id is no group without offsets; a seek that names topics begins a new group."""
+    async with open_door() as door:
+        await fill(door)
+        named, everything = pb.Seek(topic="t", partition=0, position=END), pb.Seek(position=BEGINNING)
+        for seeks in ([everything], [named, everything]):
+            request = pb.SeekGroupRequest(group_id="g", seeks=seeks, dry_run=dry_run)
+            assert await refused(door.groups.SeekGroup(request)) == "GROUP_ID_NOT_FOUND"
+        assert door.fake_groups.groups == {}
+        done = await door.groups.SeekGroup(pb.SeekGroupRequest(group_id="g", seeks=[named], dry_run=dry_run))
+        assert [sought.new_offset for sought in done.offsets] == [10]
+
+
 async def test_a_group_with_members_is_not_sought() -> None:
     """They would not notice, and commit over it."""
     async with open_door() as door:
