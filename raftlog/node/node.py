@@ -60,6 +60,7 @@ class Node:
         self._may_join = False
         """Other nodes are known, from which this one can get its data again."""
         self._stop = asyncio.Event()
+        self._asked_to_stop = False
         self._core: NodeCore | None = None
         self._metrics: NodeMetrics | None = None
         self._gateway: Gateway
@@ -92,7 +93,8 @@ class Node:
 
     def _starts_again(self) -> bool:
         """Whether this process goes on without the data that it found unusable. Once: who finds so again is a second node."""
-        if not isinstance(self._failure, StaleDataDirectoryError | UnreadableLogError) or self._emptied or not self._may_join:
+        unusable = isinstance(self._failure, StaleDataDirectoryError | UnreadableLogError)
+        if not unusable or self._emptied or not self._may_join or self._asked_to_stop:
             return False
         log.error("the data directory is of no use; its data is set aside, and this node joins anew", error=str(self._failure))
         self._emptied, self._failure, self._core, self._metrics = True, None, None, None
@@ -101,6 +103,7 @@ class Node:
 
     def stop_soon(self) -> None:
         """Ask the node to stop: hand over leadership, finish calls, end."""
+        self._asked_to_stop = True
         self._stop.set()
 
     def fail(self, error: BaseException) -> None:
