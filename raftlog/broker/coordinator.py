@@ -419,7 +419,7 @@ class Coordinator:
 
     def _refuse_if_full(self) -> None:
         """Commits are many, and what is left of a full disk belongs to what keeps the node alive; rebalances are few."""
-        usage = self._store.usage()
+        usage = self._store.recent_usage()
         if usage.full:
             raise CoordinatorNotAvailableError(
                 f"{self.machine.name}: no offsets are taken, for {usage.shortage}. Make room on this node, then commit again",

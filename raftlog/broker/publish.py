@@ -133,7 +133,7 @@ class Publisher:
         partition.outstanding.wait_committed(waiter)
 
     def _refuse_if_full(self) -> None:
-        usage = self._store.usage()  # measured once a commit, so that asking for each batch costs nothing
+        usage = self._store.recent_usage()
         if usage.full:
             raise StorageFullError(
                 f"node {self._node_id} takes nothing more: {usage.shortage}. Make room: delete topics or records, set their"

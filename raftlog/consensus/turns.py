@@ -79,7 +79,7 @@ class Turns:
         self._clock, self._config, self._fail = clock, config, fail
         self._ambience = Ambience(clock, rng)
         self._tail = TailCache(config.tail_cache_bytes)
-        self._windows = PeerWindows(peers.writable, Pace(config.catch_up_bytes_per_s))
+        self._windows = PeerWindows(peers.writable, Pace(config.catch_up_bytes_per_s), config.window_bytes)
         self._groups: dict[int, Group] = {}
         self._patience = Patience(config.times)
         self._alarm = Alarm(clock, self._groups, self._turn, others_s=self._others_s)
@@ -319,7 +319,7 @@ class Turns:
         except MalformedMessageError as error:
             log.warning("dropped a malformed message", peer=node_id, group=wire.group, error=str(error))
             return
-        if payloads and self._store.usage().takes_no_copies:
+        if payloads and self._store.recent_usage().takes_no_copies:
             return  # as if it were lost: the leader sends it again, and counts on the others meanwhile
         self._guarded(group, lambda: self._member_receives(group, wire.sender, message))
 

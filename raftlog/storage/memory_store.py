@@ -156,6 +156,10 @@ class MemoryStore:
         """See the port."""
         return MemoryView(self, group)
 
+    def recent_usage(self) -> StorageUsage:
+        """See the port."""
+        return self.usage()
+
     def usage(self) -> StorageUsage:
         """See the port. Used and file bytes are those of entries, row keys and row values."""
         limit, used = self._limit_bytes or DISK_SIZE_BYTES, self._used_bytes

@@ -163,5 +163,8 @@ class Store(StoreReader, Protocol):
     def usage(self) -> StorageUsage:
         """Sizes now."""
 
+    def recent_usage(self) -> StorageUsage:
+        """Sizes of a moment ago, while there was room: cheap enough to be asked for each batch."""
+
     def close(self) -> None:
         """Wait for a commit under way, then release everything. Idempotent."""

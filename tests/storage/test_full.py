@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raftlog.storage import ballast as ballast_module
+from raftlog.storage import lmdb_store
 from raftlog.storage.ballast import Ballast
 from raftlog.storage.environment import BALLAST_FILE
 from raftlog.storage.port import WriteBatch
@@ -46,6 +47,42 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path, disk: list[int]) -> Non
     disk[0] = 1 << 40
     await until(lambda: not store.usage().full)
     assert (tmp_path / BALLAST_FILE).stat().st_size == BALLAST_BYTES
+    store.close()
+
+
+async def test_what_publishes_ask_is_measured_by_the_share_of_room_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``recent_usage`` stays as it was for a small batch in a large room, sees a large batch, and the end of the room at once."""
+    monkeypatch.setattr(lmdb_store, "RECENT_S", float("inf"))
+    store = open_store(tmp_path, replace(OPTIONS, limit_bytes=64 * len(CHUNK)))
+    seen = store.recent_usage()
+    await commit(store, batch_of(1, 0, 1, CHUNK))
+    assert store.recent_usage() is seen
+    await commit(store, batch_of(1, 1, 6, CHUNK))
+    assert store.recent_usage().used_bytes > 6 * len(CHUNK)
+    assert not store.recent_usage().full
+    await commit(store, batch_of(1, 6, 70, CHUNK))
+    assert store.recent_usage().full
+    store.close()
+
+
+async def test_what_publishes_ask_is_measured_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others fill the disk, too: a measure is good for ``RECENT_S`` and not for longer."""
+    free = [1 << 40]
+    monkeypatch.setattr(lmdb_store, "disk_free_bytes", lambda _: free[0])
+    monkeypatch.setattr(lmdb_store, "RECENT_S", float("inf"))
+    store = open_store(tmp_path, replace(OPTIONS, disk_free_min_bytes=1 << 20))
+    assert not store.recent_usage().full
+    free[0] = 0
+    assert not store.recent_usage().full
+    await commit(store, WriteBatch(rows={(1, 0, b"vote"): b"2"}))
+    assert store.usage().full, "what is asked for sizes measures anew"
+    free[0] = 1 << 40
+    monkeypatch.setattr(lmdb_store, "RECENT_S", 0.0)
+    assert not store.usage().full
+    free[0] = 0
+    assert store.recent_usage().full
     store.close()
 
 
