@@ -36,16 +36,20 @@ class Nemesis:
         other = rng.choice([each for each in scene.node_ids if each != node_id])
         facts = {"number": number, "kind": episode.kind, "node": node_id, "spares_majority": episode.spares_majority}
         scene.recorder.note("begin", **facts, companion=episode.companion, other=other if episode.companion else 0)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._one(episode.kind, node_id, episode.hold_s, rng))
-                if episode.companion:
-                    group.create_task(self._one(episode.companion, other, episode.hold_s / 2, Random(episode.draw + 1)))
-        finally:
-            await scene.mend()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._first(episode.kind, node_id, episode.hold_s, rng))
+            if episode.companion:
+                group.create_task(self._one(episode.companion, other, episode.hold_s / 2, Random(episode.draw + 1)))
         scene.recorder.note("healed", number=number)
         await self._recover(number, episode)
         scene.recorder.note("end", number=number)
+
+    async def _first(self, kind: str, node_id: int, hold_s: float, rng: Random) -> None:
+        """The links are mended when this fault is over: its companion waits for a node to be ready, and that may be cut off."""
+        try:
+            await self._one(kind, node_id, hold_s, rng)
+        finally:
+            await self._scene.mend()
 
     async def _one(self, kind: str, node_id: int, hold_s: float, rng: Random) -> None:
         self.played[kind] = self.played.get(kind, 0) + 1
