@@ -42,6 +42,7 @@ from raftlog.broker.port import (
     ListedOffset,
     PartitionStatus,
     Published,
+    Share,
 )
 from raftlog.broker.producer_ids import ProducerIds
 from raftlog.broker.publish import Publisher
@@ -297,13 +298,13 @@ class NodeBroker:
 
     async def fetch_many(
         self, parts: Sequence[FetchPart], *, bytes_max: int, bytes_min: int = 1, wait_s: float = 0.0, direct: bool = False,
-        follower: bool = False, rack: str = "",
+        follower: bool = False, rack: str = "", share: Share | None = None,
     ) -> list[Fetched | RaftlogError]:  # fmt: skip
         """See ``Broker``."""
         self._check_running()
         call = ManyFetch(
             self._router, self._fetch_there, parts, bytes_max=min(bytes_max, self._config.fetch_bytes_max), bytes_min=bytes_min,
-            direct=direct, follower=follower, rack="" if rack == self._node_info.rack else rack,
+            direct=direct, follower=follower, rack="" if rack == self._node_info.rack else rack, share=share,
         )  # fmt: skip
         with self._fetching():
             return await call.run(wait_s)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from raftlog.broker import subscribe
 from raftlog.broker.partition import Partition
-from raftlog.broker.port import Fetched, FetchPart
+from raftlog.broker.port import Fetched, FetchPart, Share
 from raftlog.broker.routing import Router
 from raftlog.errors import RaftlogError
 from raftlog.model import TopicPartition
@@ -78,12 +78,12 @@ class ManyFetch:
         bytes_min: what is worth an answer.
         direct: a partition that another node leads is an error.
         follower: see ``Broker.fetch_many``.
-        rack: the same.
+        rack, share: the same.
     """
 
     def __init__(
         self, router: Router, there: FetchThere, parts: Sequence[FetchPart],
-        *, bytes_max: int, bytes_min: int, direct: bool, follower: bool, rack: str,
+        *, bytes_max: int, bytes_min: int, direct: bool, follower: bool, rack: str, share: Share | None,
     ) -> None:  # fmt: skip
         self._router = router
         self._there = there
@@ -96,6 +96,7 @@ class ManyFetch:
         self._direct = direct
         self._follower = follower
         self._rack = rack
+        self._share = share
 
     async def run(self, wait_s: float) -> list[Fetched | RaftlogError]:
         """Read, and wait up to ``wait_s`` seconds if need be."""
@@ -132,9 +133,13 @@ class ManyFetch:
         return place
 
     async def _pass(self, parts: Sequence[_Part]) -> None:
+        if self._share is not None:
+            self._bytes_left = min(self._bytes_left, self._share(self._bytes_left))
         for part in parts:
             if self._bytes_left <= 0:
                 return
+            if isinstance(part.place, Partition) and part.place.closed:
+                self._find(part)  # dropped since: another node has it, or nobody
             if not part.is_open:
                 continue
             if isinstance(part.place, Partition):
@@ -149,6 +154,7 @@ class ManyFetch:
             if not leads and not self._follower:
                 self._router.check_leader(partition)
             if leads and self._rack:
+                subscribe.check_range(partition, part.offset, is_leader=True)  # which no other replica could say better
                 nearer = self._router.replica_in_rack(partition, self._rack)
                 if nearer is not None:
                     self._settled = True

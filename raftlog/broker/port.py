@@ -6,7 +6,7 @@ Any node takes any call: where it does not lead, the broker forwards it once ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,6 +95,10 @@ class PartitionStatus:
     size_bytes: int
 
 
+Share = Callable[[int], int]
+"""See ``Broker.fetch_many``."""
+
+
 class Broker(Protocol):
     """All that a door may ask."""
 
@@ -126,7 +130,7 @@ class Broker(Protocol):
 
     async def fetch_many(
         self, parts: Sequence[FetchPart], *, bytes_max: int, bytes_min: int = 1, wait_s: float = 0.0, direct: bool = False,
-        follower: bool = False, rack: str = "",
+        follower: bool = False, rack: str = "", share: Share | None = None,
     ) -> list[Fetched | RaftlogError]:  # fmt: skip
         """Read several partitions, in this order, until ``bytes_max`` is reached; each part has its own outcome.
 
@@ -136,7 +140,9 @@ class Broker(Protocol):
         Args:
             follower: whether this node's replica may answer though it does not lead; it never goes beyond its own high
                 watermark, and waits where it is asked for more.
-            rack: where the reader is: the leader names a replica there, if there is one and it is itself elsewhere (KIP-392).
+            rack: where the reader is: the leader names a replica there, if there is one that has all of the log and it is itself
+                elsewhere (KIP-392).
+            share: says how many of so many bytes may be read just now; asked at each look, for others are answered meanwhile.
         """
         ...
 

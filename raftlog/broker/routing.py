@@ -7,7 +7,8 @@ from collections.abc import Callable
 from raftlog.broker.partition import Partition
 from raftlog.broker.replicas import Replicas
 from raftlog.broker.subscribe import check_epoch
-from raftlog.consensus.port import Consensus, ReplicatedLog
+from raftlog.consensus.port import Consensus, FollowerProgress, ReplicatedLog
+from raftlog.core.configuration import node_of
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import PartitionMeta, TopicMeta
 from raftlog.core.names import is_internal
@@ -23,6 +24,8 @@ from raftlog.model import METADATA_GROUP, PartitionInfo, Role, TopicInfo, TopicP
 
 ELECTION_RETRY_AFTER_MS = 100
 """What callers are asked to wait while an election runs: a fraction of what one takes."""
+HEARD_S_MAX = 5.0
+"""Readers are sent to no replica that has been silent for longer, some elections; in a group that sleeps the leader serves itself."""
 
 
 class Router:
@@ -102,14 +105,19 @@ class Router:
         raise self.elsewhere(tp, meta.group_id)
 
     def replica_in_rack(self, partition: Partition, rack: str) -> int | None:
-        """A node that is up, in the same rack as a reader, and has a replica; None where this node is there itself (KIP-392)."""
-        nodes = self._state.nodes
+        """A node that is up, in the same rack as a reader, and has a replica with all that is committed; None where this node is
+        there itself (KIP-392). One that lags would let its readers wait, and one that is damaged serves nobody."""
+        nodes, log = self._state.nodes, partition.log
+        followers = {node_of(member): progress for member, progress in log.followers().items()}
         near = [
             node_id
-            for node_id in partition.log.members
+            for node_id in log.members
             if (node := nodes.get(node_id)) is not None and node.rack == rack and self._alive(node_id)
         ]
-        return None if self._node_id in near or not near else near[partition.group % len(near)]
+        if self._node_id in near:
+            return None
+        near = [node_id for node_id in near if _keeps_up(followers.get(node_id), log.commit_index)]
+        return near[partition.group % len(near)] if near else None
 
     def check_epoch(self, tp: TopicPartition, leader_epoch: int) -> None:
         """Compare a caller's leader epoch with what this node knows; see ``subscribe.check_epoch``."""
@@ -176,6 +184,10 @@ class Router:
         return PartitionInfo(
             topic=topic.name, partition=number, group_id=meta.group_id, replicas=meta.nodes, leader=leader, leader_epoch=term
         )
+
+
+def _keeps_up(progress: FollowerProgress | None, commit_index: int) -> bool:
+    return progress is not None and progress.match_index >= commit_index and progress.heard_s <= HEARD_S_MAX
 
 
 def check_not_internal(topic: str) -> None:

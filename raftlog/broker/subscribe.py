@@ -65,12 +65,12 @@ async def fetch(partition: Partition, offset: int, *, bytes_max: int, wait_s: fl
     """
     if check_leader is not None:
         check_leader(partition)
-    _check_range(partition, offset, is_leader=check_leader is not None)
+    check_range(partition, offset, is_leader=check_leader is not None)
     if offset >= partition.high_watermark and wait_s > 0:
         await partition.wait_above(offset, wait_s)
         if check_leader is not None:
             check_leader(partition)
-        _check_range(partition, offset, is_leader=False)
+        check_range(partition, offset, is_leader=False)
     with _others_may_lead(partition, check_leader):
         return read(partition, offset, bytes_max)
 
@@ -79,7 +79,7 @@ def read_here(partition: Partition, offset: int, *, bytes_max: int, check_leader
     """``fetch`` without a wait."""
     if check_leader is not None:
         check_leader(partition)
-    _check_range(partition, offset, is_leader=check_leader is not None)
+    check_range(partition, offset, is_leader=check_leader is not None)
     if offset >= partition.high_watermark:
         return nothing(partition, offset)
     with _others_may_lead(partition, check_leader):
@@ -318,7 +318,12 @@ def _header(partition: Partition, index: int) -> EntryHeader:
     return header
 
 
-def _check_range(partition: Partition, offset: int, *, is_leader: bool) -> None:
+def check_range(partition: Partition, offset: int, *, is_leader: bool) -> None:
+    """Pass where ``offset`` may be read; a follower's high watermark may be behind.
+
+    Raises:
+        OffsetOutOfRangeError: below the log start, or (leader) above the high watermark.
+    """
     earliest, latest = partition.log_start_offset, partition.high_watermark
     if offset < earliest or (is_leader and offset > latest):
         raise OffsetOutOfRangeError(

@@ -6,21 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from raftlog.broker.config import BrokerConfig
+from raftlog.broker.fetch_many import ManyFetch
 from raftlog.broker.partition import Partition
 from raftlog.broker.port import Fetched, FetchPart
+from raftlog.consensus.port import FollowerProgress
+from raftlog.core.configuration import member_id
 from raftlog.errors import (
     FencedLeaderEpochError,
     InvalidRequestError,
     LeaderNotAvailableError,
     NotLeaderError,
+    OffsetOutOfRangeError,
     OverloadedError,
     RaftlogError,
     TopicExistsError,
     UnknownLeaderEpochError,
+    UnknownTopicOrPartitionError,
 )
 from raftlog.model import Acks, TopicPartition
 from tests.broker.cluster import Cluster
@@ -211,15 +217,9 @@ async def test_a_follower_that_knows_no_leader_serves_nothing() -> None:
 
 async def test_a_reader_in_another_rack_is_told_the_replica_there() -> None:
     """The leader gives no batches then, and at once; a reader in its own rack, or in none, gets them (KIP-392)."""
-    cluster = Cluster(3)
-    for node_id, broker in cluster.brokers.items():
-        broker._node_info = replace(broker._node_info, rack=f"r{node_id}")
-    async with running(cluster):
-        await topic(cluster, 1, replicas=3)
+    async with running(in_racks()) as cluster:
+        leader, other = await racks(cluster)
         await publish(cluster, 0)
-        leader = cluster.brokers[1].topic("t").partitions[0].leader
-        assert leader is not None
-        other = leader % 3 + 1
 
         async def ask(rack: str) -> tuple[int, int]:
             (outcome,) = await cluster.brokers[leader].fetch_many(
@@ -232,6 +232,101 @@ async def test_a_reader_in_another_rack_is_told_the_replica_there() -> None:
         assert await ask(f"r{leader}") == (1, -1)
         assert await ask("nowhere") == (1, -1)
         assert await ask("") == (1, -1)
+
+
+async def test_a_follower_that_is_dropped_while_a_fetch_waits_ends_it_at_once() -> None:
+    """The topic is deleted: the reader is told, and the loop does not turn around it until its time is up."""
+    async with running(Cluster(3)) as cluster:
+        await topic(cluster, 1, replicas=3)
+        await until(lambda: all(broker._replicas for broker in cluster.brokers.values()))
+        leader = cluster.brokers[1].topic("t").partitions[0].leader
+        assert leader is not None
+        follower = cluster.brokers[leader % 3 + 1]
+        (replica,) = follower._replicas.values()
+        looks = 0
+        read = ManyFetch._read
+
+        def counted(self: ManyFetch, *arguments: Any) -> None:
+            nonlocal looks
+            looks += 1
+            read(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ManyFetch, "_read", counted)
+            waiting = asyncio.get_running_loop().create_task(
+                follower.fetch_many([part()], bytes_max=MANY, wait_s=5.0, direct=True, follower=True)
+            )
+            await until(lambda: bool(replica._watchers))
+            await cluster.brokers[leader].delete_topic("t")
+            (outcome,) = await waiting
+        assert isinstance(outcome, (UnknownTopicOrPartitionError, NotLeaderError, LeaderNotAvailableError))
+        assert looks <= 3
+
+
+async def racks(cluster: Cluster) -> tuple[int, int]:
+    """Topic ``t`` on three nodes, each in a rack of its own; the leader and another node."""
+    await topic(cluster, 1, replicas=3)
+    await until(lambda: all(broker._replicas for broker in cluster.brokers.values()))
+    leader = cluster.brokers[1].topic("t").partitions[0].leader
+    assert leader is not None
+    return leader, leader % 3 + 1
+
+
+def in_racks() -> Cluster:
+    """Three nodes, node n in rack rn."""
+    cluster = Cluster(3)
+    for node_id, broker in cluster.brokers.items():
+        broker._node_info = replace(broker._node_info, rack=f"r{node_id}")
+    return cluster
+
+
+@pytest.mark.parametrize("offset", [0, 99])
+async def test_a_reader_out_of_range_is_told_so_and_sent_nowhere(offset: int) -> None:
+    """A replica that is nearer could say no more, and the leader would send the reader there again."""
+    async with running(in_racks()) as cluster:
+        leader, other = await racks(cluster)
+        for _ in range(3):
+            await publish(cluster, 0, node=leader)
+        await cluster.brokers[leader].delete_records(TopicPartition("t", 0), 2, timeout_s=5)
+        (outcome,) = await cluster.brokers[leader].fetch_many(
+            [part(offset=offset)], bytes_max=MANY, direct=True, follower=True, rack=f"r{other}"
+        )
+        assert isinstance(outcome, OffsetOutOfRangeError)
+
+
+@pytest.mark.parametrize(
+    "progress", [FollowerProgress(match_index=1, heard_s=0.0), FollowerProgress(match_index=99, heard_s=60.0)]
+)
+async def test_readers_are_sent_to_no_replica_that_lags_or_is_silent(
+    progress: FollowerProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is catching up would have nothing for them, one that is damaged serves nobody: the leader goes on itself."""
+    async with running(in_racks()) as cluster:
+        leader, other = await racks(cluster)
+        await publish(cluster, 0, node=leader)
+        (replica,) = replicas_of(cluster, leader)
+        monkeypatch.setattr(replica.log, "followers", lambda: {member_id(other, 1): progress})
+        (outcome,) = await cluster.brokers[leader].fetch_many(
+            [part()], bytes_max=MANY, direct=True, follower=True, rack=f"r{other}"
+        )
+        assert isinstance(outcome, Fetched)
+        assert (len(outcome.batches), outcome.preferred_replica) == (1, -1)
+
+
+async def test_what_may_be_read_is_asked_after_the_wait() -> None:
+    """Many wait at the same place: each is given what the others have left, not what there was when it came."""
+    async with running(Cluster(1)) as cluster:
+        await topic(cluster, 1)
+        room = [MANY]
+        waiting = asyncio.get_running_loop().create_task(
+            cluster.brokers[1].fetch_many([part()], bytes_max=MANY, wait_s=5.0, share=lambda wanted: min(wanted, room[0]))
+        )
+        (replica,) = replicas_of(cluster, 1)
+        await until(lambda: bool(replica._watchers))
+        room[0] = 1
+        tp = TopicPartition("t", 0)
+        await cluster.brokers[1].publish([(tp, records(size=100)), (tp, records(size=100))], acks=Acks.ALL, timeout_s=1)
+        assert counts(await waiting) == [1]
 
 
 @pytest.mark.parametrize(("epoch", "kind"), [(0, FencedLeaderEpochError), (9, UnknownLeaderEpochError)])

@@ -19,6 +19,7 @@ from raftlog.errors import (
     OutOfOrderSequenceError,
     OverloadedError,
     StorageFullError,
+    UnknownProducerIdError,
 )
 from raftlog.model import NO_PRODUCER, Acks
 from raftlog.pb.raftlog.internal.v1 import metadata_pb2 as pb
@@ -168,6 +169,17 @@ async def test_a_sequence_gap_and_an_old_epoch_are_refused() -> None:
     assert leader.publish(records(1, producer=7, epoch=1, sequence=2)).outcomes == [None]
     fenced = leader.publish(records(1, producer=7, epoch=0, sequence=3))
     assert isinstance(error_of(fenced.outcomes[0]), InvalidProducerEpochError)
+
+
+async def test_a_forgotten_producer_is_told_where_the_log_starts() -> None:
+    """Java's client takes a new epoch where it knows that, and else sends the same batch again until its time is over."""
+    leader = Leader()
+    leader.publish(records(3, producer=7))
+    append_trim(leader.log, pb.Trim(log_start_offset=2, keep_from_index=0, expired_producers=[7]), NOW_MS)
+    leader.log.commit()
+    error = error_of(leader.publish(records(1, producer=7, sequence=3)).outcomes[0])
+    assert isinstance(error, UnknownProducerIdError)
+    assert error.log_start_offset == 2
 
 
 async def test_after_truncation_the_sequence_may_be_sent_again() -> None:

@@ -18,6 +18,7 @@ from raftlog.broker.port import (
     ListedOffset,
     PartitionStatus,
     Published,
+    Share,
 )
 from raftlog.errors import FeatureLevelError, OffsetOutOfRangeError, RaftlogError, TopicExistsError, UnknownTopicOrPartitionError
 from raftlog.model import (
@@ -136,7 +137,7 @@ class FakeBroker:
 
     async def fetch_many(
         self, parts: Sequence[FetchPart], *, bytes_max: int, bytes_min: int = 1, wait_s: float = 0.0, direct: bool = False,
-        follower: bool = False, rack: str = "",
+        follower: bool = False, rack: str = "", share: Share | None = None,
     ) -> list[Fetched | RaftlogError]:  # fmt: skip
         self.calls.append(("fetch_many", (tuple(parts), bytes_max, bytes_min, wait_s, direct, follower, rack)))
         self._fail("fetch_many")

@@ -47,6 +47,7 @@ async def fetch(call: Call, body: Reader) -> list[Buffer]:
             direct=True,
             follower=call.version >= _FOLLOWERS_FROM,
             rack=request.rack,
+            share=call.door.answers.allowance,
         )
     except RaftlogError as error:
         outcomes = [error] * len(parts)
