@@ -16,10 +16,10 @@ from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 from raftlog.broker.move_codec import KINDS_OF, replica, report_message
-from raftlog.consensus.port import ReplicatedLog
+from raftlog.consensus.port import SILENT_S, ReplicatedLog
 from raftlog.core.clock import Clock
 from raftlog.core.configuration import Configuration, node_of
-from raftlog.core.reconcile import FollowerReport, GroupReport, StepKind
+from raftlog.core.reconcile import CAUGHT_UP_MS, FollowerReport, GroupReport, StepKind
 from raftlog.errors import (
     DataLossError,
     InvalidRequestError,
@@ -166,7 +166,7 @@ class GroupChanges:
                 replica(one): FollowerReport(
                     match_index=seen.match_index,
                     lag_ms=_lag_ms(log, seen.match_index, now_ms),
-                    live=self._connected(replica(one)[0]),
+                    live=self._connected(replica(one)[0]) and seen.heard_s <= SILENT_S,
                     snapshot_sent_bytes=seen.snapshot_sent_bytes,
                     snapshot_bytes=seen.snapshot_total_bytes,
                 )
@@ -187,4 +187,6 @@ def _lag_ms(log: ReplicatedLog, match_index: int, now_ms: int) -> int:
         header = log.header(match_index + 1)
     except DataLossError:
         header = None
-    return LAG_UNKNOWN_MS if header is None else min(max(now_ms - header.append_time, 0), LAG_UNKNOWN_MS)
+    if header is None or header.append_time - now_ms > CAUGHT_UP_MS:  # stamped by a clock that is ahead of this one
+        return LAG_UNKNOWN_MS
+    return min(max(now_ms - header.append_time, 0), LAG_UNKNOWN_MS)

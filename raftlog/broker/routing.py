@@ -7,7 +7,7 @@ from collections.abc import Callable
 from raftlog.broker.partition import Partition
 from raftlog.broker.replicas import Replicas
 from raftlog.broker.subscribe import check_epoch
-from raftlog.consensus.port import Consensus, FollowerProgress, ReplicatedLog
+from raftlog.consensus.port import SILENT_S, Consensus, FollowerProgress, ReplicatedLog
 from raftlog.core.configuration import node_of
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import PartitionMeta, TopicMeta
@@ -24,8 +24,6 @@ from raftlog.model import METADATA_GROUP, PartitionInfo, Role, TopicInfo, TopicP
 
 ELECTION_RETRY_AFTER_MS = 100
 """What callers are asked to wait while an election runs: a fraction of what one takes."""
-HEARD_S_MAX = 5.0
-"""Readers are sent to no replica that has been silent for longer, some elections; in a group that sleeps the leader serves itself."""
 
 
 class Router:
@@ -187,7 +185,7 @@ class Router:
 
 
 def _keeps_up(progress: FollowerProgress | None, commit_index: int) -> bool:
-    return progress is not None and progress.match_index >= commit_index and progress.heard_s <= HEARD_S_MAX
+    return progress is not None and progress.match_index >= commit_index and progress.heard_s <= SILENT_S
 
 
 def check_not_internal(topic: str) -> None:

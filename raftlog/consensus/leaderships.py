@@ -27,6 +27,12 @@ class Leaderships:
         self.learn(group, term, self._node_id)
         self._announced[group] = pb.Leadership(group=group, term=term, leader_node_id=self._node_id)
 
+    def told(self, announced: Iterable[pb.Leadership], *, everybody: bool) -> None:
+        """These were announced; where not ``everybody`` heard, the next turn tells all again what is so still."""
+        for one in () if everybody else announced:
+            if self.leader(one.group) == (one.term, self._node_id):
+                self._announced.setdefault(one.group, one)
+
     def announce_all(self, groups: Iterable[Group]) -> None:
         """A peer is new: tell everybody again what is led here."""
         for group in groups:

@@ -62,12 +62,14 @@ class Mail:
         """What goes to a peer behind all messages that were posted so far."""
         return self._frames.setdefault(node_id, [_Frame()])[-1].turn
 
-    def flush(self, peers: Peers) -> None:
-        """Send everything. What a link does not take is lost, as on a broken one; Raft sends it again."""
+    def flush(self, peers: Peers) -> bool:
+        """Send everything; whether the links took it all. What one does not take is lost, as on a broken one."""
+        taken = True
         for node_id, frames in self._frames.items():
             for frame in frames:
-                peers.send_turn(node_id, frame.turn, frame.payloads)
+                taken = peers.send_turn(node_id, frame.turn, frame.payloads) and taken
         self._frames.clear()
+        return taken
 
 
 class _Frame:

@@ -25,6 +25,11 @@ Build = Callable[[int, int, EntryHeader], Entry]
 """(index, term, header of the entry before it) → the entry. Called within ``append``; may raise to append nothing."""
 
 
+SILENT_S = 5.0
+"""A member that has answered nothing for so long is not counted on, though its node has a link: several elections. Where a group
+sleeps, its node answers for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowerProgress:
     """What a leader knows of another member."""

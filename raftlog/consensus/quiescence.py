@@ -140,9 +140,12 @@ class Quiescence:
                     self._withdrawn.setdefault(node_id, []).append(group)
 
     def gone(self, group: int) -> None:
-        """A group is closed, or this replica of it takes part no more."""
+        """A group is closed, or this replica of it takes part no more. What was told of it counts no longer either: its leader
+        learns by the digest that this node does not answer for it."""
         self.asleep.discard(group)
         self.withdraw(group)
+        for told in self._told.values():
+            told.withdraw(group)
 
     # ---- what links bring
 

@@ -401,7 +401,7 @@ class Turns:
         for node_id in self._links if announced else ():
             at_once.announce(node_id, announced)
         self.quiescence.post(at_once)
-        at_once.flush(self._peers)
+        self._leaderships.told(announced, everybody=at_once.flush(self._peers))
 
     def _post(self, group: Group, at_once: Mail) -> None:
         outbox, group.member.outbox = group.member.outbox, []

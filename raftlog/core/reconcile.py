@@ -42,7 +42,7 @@ class FollowerReport:
     lag_ms: int = 0
     """Age of the oldest entry that it lacks; 0 where it lacks none that is committed."""
     live: bool = True
-    """Whether the leader's node has a link to its node."""
+    """Whether the leader's node has a link to its node, and has heard of it lately."""
     snapshot_sent_bytes: int = 0
     snapshot_bytes: int = 0
     """Of a snapshot under way; 0 where there is none."""

@@ -24,7 +24,7 @@ from raftlog.core.clock import Clock
 from raftlog.core.features import THIS_VERSION, Features, Supported
 from raftlog.core.joining import Way
 from raftlog.errors import JoinRefusedError, UnavailableError
-from raftlog.model import NodeInfo, NodeStatus, Role
+from raftlog.model import METADATA_GROUP, NodeInfo, NodeStatus, Role
 from raftlog.node.gate import IdentityDirectory, IdentityGate
 from raftlog.node.joining import Joiner
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
@@ -270,7 +270,7 @@ class NodeCore:
         now_s = self._clock.monotonic_s()
         if self.node_id in lingering:
             self._removed_s = now_s if self._removed_s is None else self._removed_s
-            if now_s - self._removed_s >= LINGER_S:
+            if now_s - self._removed_s >= LINGER_S and not self._leads_metadata():
                 lingering.discard(self.node_id)
         unwelcome = self.gate.set_nodes({node_id: info for node_id, info in self._nodes.items() if node_id not in lingering})
         # What is registered may be as old as what this start was told: all nodes may have moved while they were down.
@@ -283,6 +283,11 @@ class NodeCore:
             self._look_again.cancel()
         if lingering:
             self._look_again = asyncio.get_running_loop().call_later(LINGER_LOOK_S, self._look_at_nodes)
+
+    def _leads_metadata(self) -> bool:
+        """A removed node that does stays until another one takes over: without it the cluster could not go on."""
+        group = self.turns.groups().get(METADATA_GROUP)
+        return group is not None and group.role is Role.LEADER
 
 
 class _Links:

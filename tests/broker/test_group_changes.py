@@ -6,7 +6,7 @@ import pytest
 
 from raftlog.broker.group_changes import LAG_UNKNOWN_MS, GroupChanges
 from raftlog.broker.move_codec import KINDS, report_of
-from raftlog.consensus.port import ReplicatedLog
+from raftlog.consensus.port import FollowerProgress, ReplicatedLog
 from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.reconcile import StepKind
 from raftlog.errors import InvalidRequestError, NotLeaderError, StalePlacementError, UnavailableError
@@ -74,6 +74,33 @@ async def test_a_learner_comes_is_promoted_and_another_voter_goes() -> None:
     assert led.log.configuration == Configuration.of([*FOUNDERS, NEW])
     await led.do(StepKind.REMOVE, FOUNDERS[2])
     assert led.log.configuration == Configuration.of([*FOUNDERS[:2], NEW])
+
+
+async def test_who_is_silent_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged replica, or one that could not be opened, has acknowledged all of an idle group, and its node has a link:
+    without its answers it is no part of a majority."""
+    led = _Led()
+    silent = {member: FollowerProgress(match_index=led.log.last_index, heard_s=60.0) for member in FOUNDERS[1:2]}
+    answers = {member: FollowerProgress(match_index=led.log.last_index, heard_s=0.1) for member in FOUNDERS[2:]}
+    monkeypatch.setattr(led.log, "followers", lambda: silent | answers)
+    with pytest.raises(UnavailableError):
+        await led.do(StepKind.REMOVE, FOUNDERS[2])
+    with pytest.raises(UnavailableError):
+        await led.do(StepKind.TRANSFER, FOUNDERS[1])
+    await led.do(StepKind.REMOVE, FOUNDERS[1])
+
+
+async def test_entries_of_the_future_are_not_on_their_way() -> None:
+    """Whoever stamped them had a clock ahead of this one's: how long a learner has lacked them is not known."""
+    led = _Led()
+    led.leader.fill(100)
+    led.leader.clock.now_ms -= 3_600_000
+    await led.do(StepKind.ADD, NEW)
+    led.matches = {NEW: 5}
+    with pytest.raises(UnavailableError):
+        await led.do(StepKind.PROMOTE, NEW)
+    led.matches = {}
+    await led.do(StepKind.PROMOTE, NEW)
 
 
 async def test_a_call_that_comes_late_or_twice_changes_nothing() -> None:

@@ -129,3 +129,26 @@ def test_a_replica_that_its_group_forgot_believes_who_is_announced() -> None:
         assert (group_of(forgotten).leader, group_of(forgotten).term) == (leader.id, term - 1)
 
     World(3, 21).run(scenario)
+
+
+def test_an_announcement_that_a_link_did_not_take_is_made_again() -> None:
+    """A full buffer loses a frame. Who has no replica of the group hears of its leader in no other way, as long as it leads."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        await world.until(world.converged)
+        stranger = world.nodes[4]
+        await world.until(lambda: turns_of(stranger).leader_of(GROUP)[0] == leader.id)
+        send = world.send
+        world.send = lambda sender, recipient, turn, payloads: (  # type: ignore[method-assign]
+            recipient != stranger.id and send(sender, recipient, turn, payloads)
+        )
+        assert group_of(leader).transfer()
+        await world.until(lambda: world.leader() not in (None, leader))
+        await world.settle(0.1)
+        world.send = send  # type: ignore[method-assign]
+        new = world.leader()
+        assert new is not None
+        await world.until(lambda: turns_of(stranger).leader_of(GROUP)[0] == new.id)
+
+    World(4, 5, founders=3).run(scenario)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from statistics import median
 
 from raftlog.consensus.group import Group
+from raftlog.consensus.port import SILENT_S
 from raftlog.core.configuration import Configuration, member_id
+from raftlog.errors import DataLossError
 from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from tests.consensus.nodes import group_of, led, others, turns_of
@@ -355,3 +357,21 @@ def test_a_word_that_came_just_before_its_link_was_lost_lets_nobody_sleep() -> N
         return len(turns_of(node)._links) < 2
 
     World().run(scenario)
+
+
+def test_nobody_speaks_for_a_replica_that_takes_no_part() -> None:
+    """A reader has met damage on a follower of a group that sleeps: its node does not answer for it any more, and the leader
+    wakes and hears that it is silent."""
+
+    async def scenario(world: World) -> None:
+        world.check = lambda: None  # type: ignore[method-assign]  # the checkers must not read it
+        leader = await led(world)
+        world.publish(leader)
+        await world.until(world.converged)
+        await world.until(lambda: group_of(leader).member.asleep)
+        damaged = others(world, leader)[0]
+        turns_of(damaged).damage(group_of(damaged), DataLossError("flipped bit"))
+        await world.until(lambda: group_of(leader).followers()[damaged.member].heard_s > SILENT_S)
+        assert not group_of(leader).member.asleep
+
+    World(3, 5).run(scenario)

@@ -94,7 +94,7 @@ class World:
     """See the module. A scenario is an async function of the world."""
 
     guards = Guards()
-    sizes = (*(3,) * 15, 5)
+    sizes: tuple[int, ...] = (*(3,) * 15, 5)
     """Numbers of nodes to draw from: one of five takes as long as three of three."""
 
     def __init__(self, seed: int, *, mode: str, tracing: bool = False) -> None:
