@@ -30,7 +30,7 @@ if ! new_enough "$venv/bin/python"; then
         exit 1
     fi
 fi
-echo "install: getting the project's packages (the first time takes a minute)" >&2
+echo "install: getting the project's packages (the first time takes some minutes)" >&2
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 "${pip[@]}" install --upgrade 'pip>=25.1' # dependency groups
 "${pip[@]}" install --editable . --group dev

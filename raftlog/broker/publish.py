@@ -27,7 +27,7 @@ from raftlog.config.topic import TopicConfig
 from raftlog.core.clock import Clock
 from raftlog.core.entry import EntryHeader
 from raftlog.core.producers import Duplicate
-from raftlog.errors import InvalidRequestError, InvalidTimestampError, RaftlogError, StorageFullError
+from raftlog.errors import InvalidRequestError, InvalidTimestampError, RaftlogError, StorageFullError, UnknownProducerIdError
 from raftlog.model import NO_PRODUCER, Acks
 from raftlog.records import batch
 from raftlog.storage.port import Store
@@ -73,6 +73,8 @@ class Publisher:
                 if acks is not Acks.NONE:
                     self._budget.take(len(data))
             except RaftlogError as error:
+                if isinstance(error, UnknownProducerIdError):
+                    error.log_start_offset = partition.log_start_offset
                 call.settle(position, error)
             else:
                 run.add(position, header, data)

@@ -137,9 +137,15 @@ class InvalidProducerEpochError(RaftlogError):
 
 
 class UnknownProducerIdError(RaftlogError):
+    """The producer was forgotten; ``log_start_offset`` is the partition's, −1 where it is not known."""
+
     reason = "UNKNOWN_PRODUCER_ID"
     grpc_status = "FAILED_PRECONDITION"
     kafka_code = 59
+
+    def __init__(self, message: str, *, log_start_offset: int = -1) -> None:
+        super().__init__(message)
+        self.log_start_offset = log_start_offset
 
 
 class NotLeaderError(RaftlogError):

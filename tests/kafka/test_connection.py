@@ -10,6 +10,7 @@ import pytest
 from raftlog.errors import NotLeaderError
 from raftlog.kafka import connection, listener
 from raftlog.kafka.wire.api import ApiKey
+from raftlog.kafka.wire.primitives import ITEMS_MAX, Writer
 from raftlog.model import Acks
 from tests.gateway.helpers import make_batch
 from tests.kafka.door import Client, Door, open_door, until
@@ -31,6 +32,16 @@ def fetch(wait_ms: int, offset: int = 0) -> bytes:
     """A fetch of one partition, version 4."""
     request = struct.pack(">iiiibi", -1, wait_ms, 1, 1 << 20, 0, 1) + struct.pack(">h1si", 1, b"t", 1)
     return request + struct.pack(">iqi", 0, offset, 1 << 20)
+
+
+def full_of_tags() -> bytes:
+    """A frame that is right in all but the number of its header's tags, which are empty: ApiVersions, version 3."""
+    writer = Writer()
+    writer.raw(struct.pack(">hhih", ApiKey.API_VERSIONS, 3, 7, -1))
+    writer.uvarint(ITEMS_MAX + 1)
+    writer.raw(bytes(2 * (ITEMS_MAX + 1)) + b"\x02a\x02b\x00")
+    request = b"".join(writer.finish())
+    return struct.pack(">i", len(request)) + request
 
 
 async def still_serves(door: Door) -> None:
@@ -98,8 +109,21 @@ async def test_acks_0_that_is_refused_closes_the_connection() -> None:
         struct.pack(">ihhih", 14, 999, 1, 7, -1) + bytes(4),
         struct.pack(">ihhih", 14, ApiKey.PRODUCE, 2, 7, -1) + bytes(4),
         struct.pack(">ihhih", 14, ApiKey.METADATA, 99, 7, -1) + bytes(4),
+        full_of_tags(),
     ],
-    ids=["negative size", "huge size", "tiny size", "http", "tls", "cut header", "huge array", "unknown api", "old", "new"],
+    ids=[
+        "negative size",
+        "huge size",
+        "tiny size",
+        "http",
+        "tls",
+        "cut header",
+        "huge array",
+        "unknown api",
+        "old",
+        "new",
+        "tags",
+    ],
 )
 async def test_bad_input_closes_its_own_connection_only(data: bytes) -> None:
     """Nothing is said to it, and others are served."""

@@ -84,7 +84,7 @@ async def _fetch(call: Call, group_id: str, wanted: Wanted) -> dict[str, Any]:
     try:
         found: Mapping[TopicPartition, CommittedOffset] = await groups(call).fetch_offsets(group_id, partitions, direct=True)
     except Exception as error:
-        return {"group_id": group_id, "topics": [], "error_code": call.failed(error, errors.GROUP)}
+        return {"group_id": group_id, "topics": [], "error_code": call.failed(error, errors.OFFSET_FETCH)}
     by_topic: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for tp in sorted(found) if partitions is None else partitions:
         committed = found.get(tp)

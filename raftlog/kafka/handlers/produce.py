@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raftlog.broker.port import Batch, Published
-from raftlog.errors import InvalidRecordError, RaftlogError
+from raftlog.errors import InvalidRecordError, RaftlogError, UnknownProducerIdError
 from raftlog.kafka.connection import Closed
 from raftlog.kafka.handlers.call import Call, seconds
 from raftlog.kafka.wire import errors
@@ -63,7 +63,9 @@ async def _publish(call: Call, request: ProduceRequest, acks: Acks) -> list[Publ
 def _answer(call: Call, partition: int, outcome: Published | RaftlogError) -> PartitionAnswer:
     if isinstance(outcome, RaftlogError):
         code, words = call.told(outcome, errors.PRODUCE)
-        return PartitionAnswer(partition, code, error_message=words)
+        # Java's producer goes on in a new epoch where it knows this; else it sends the batch again until its time is over.
+        start = outcome.log_start_offset if isinstance(outcome, UnknownProducerIdError) else -1
+        return PartitionAnswer(partition, code, log_start_offset=start, error_message=words)
     return PartitionAnswer(partition, 0, outcome.base_offset, outcome.log_append_time_ms, outcome.log_start_offset)
 
 

@@ -74,6 +74,13 @@ GROUP: Final[Codes] = {
     IndeterminateError: COORDINATOR_NOT_AVAILABLE,
 }
 """Members look for the coordinator, or retry with it, on these two, and fail on the general codes."""
+OFFSET_FETCH: Final[Codes] = {
+    NotLeaderError: NOT_COORDINATOR,
+    UnavailableError: NOT_COORDINATOR,
+    OverloadedError: NOT_COORDINATOR,
+    IndeterminateError: NOT_COORDINATOR,
+}
+"""Java's consumers before 3.9, and aiokafka, fail on COORDINATOR_NOT_AVAILABLE here; all look for the coordinator on this one."""
 
 ELECTION: Final[Codes] = {LeaderNotAvailableError: PREFERRED_LEADER_NOT_AVAILABLE}
 """What tools that elect preferred leaders expect where one is behind or down."""

@@ -7,6 +7,7 @@ Rules:
 1. A reader never goes beyond its view, and what it returns is never longer than what is there: counts of arrays are checked
    against the bytes left before anything is made for them.
 2. Reading costs time in proportion to the bytes read: a varint ends after five bytes, tags are skipped where they lie.
+   Items of arrays and tags, which may come in a byte or two, are counted together, those of the header among them.
 3. Whatever is wrong raises ``MalformedRequestError``.
 """
 
@@ -30,8 +31,9 @@ STRING_BYTES_MAX: Final = 32_767
 """The longest string: what the older form can say."""
 
 ITEMS_MAX: Final = 20_000
-"""Items of all arrays of one request: each becomes an object of some 300 bytes, whatever the few bytes that it came in, and is
-read before anybody else has a turn: all of them together take a tenth of a second, a quarter of what an election waits."""
+"""Items of all arrays of one request, and its tags: each item becomes an object of some 300 bytes, whatever the few bytes that it
+came in, and all are read before anybody else has a turn: together they take a tenth of a second, a quarter of what an election
+waits."""
 HOT_ITEMS_MAX: Final = 5_000
 """The same of Produce and Fetch, whose partitions are not only read but worked on in one go, 30 µs each."""
 
@@ -51,13 +53,18 @@ class Reader:
         self._items_left = self._items_max = ITEMS_MAX
 
     def bound_items(self, items_max: int) -> None:
-        """From here on at most so many items of arrays."""
+        """From here on at most so many items of arrays and tags."""
         self._items_left = self._items_max = items_max
 
     @property
     def left(self) -> int:
         """Bytes that were not read yet."""
         return len(self.view) - self.at
+
+    def _count_items(self, count: int) -> None:
+        self._items_left -= count
+        if self._items_left < 0:
+            raise MalformedRequestError(f"more than {self._items_max} items in one request; ask in several")
 
     def _number(self, form: struct.Struct) -> int:
         try:
@@ -155,9 +162,7 @@ class Reader:
         count = self.uvarint() - 1 if compact else self.int32()
         if count < -1 or count * item_bytes_min > self.left:
             raise MalformedRequestError(f"an array of {count} items, with {self.left} bytes left")
-        self._items_left -= count
-        if self._items_left < 0:
-            raise MalformedRequestError(f"more than {self._items_max} items in one request; ask in several")
+        self._count_items(count)
         return count
 
     def count(self, compact: bool, item_bytes_min: int = 1) -> int:
@@ -169,7 +174,9 @@ class Reader:
 
     def skip_tags(self) -> None:
         """Pass over tagged fields: none of those that the served versions could have mean anything here."""
-        for _ in range(self.uvarint()):
+        count = self.uvarint()
+        self._count_items(count)
+        for _ in range(count):
             self.uvarint()
             self.raw(self.uvarint())
 

@@ -136,9 +136,9 @@ async def test_assignments_are_brought_and_fetched(version: int) -> None:
     ],
 )
 async def test_each_error_has_the_code_that_members_act_on(error: RaftlogError, code: int) -> None:
-    """In every request of a member."""
+    """In every request of a member but that for its offsets."""
     handlers, groups = ready()
-    for name in ("join", "sync", "heartbeat", "leave", "commit", "fetch"):
+    for name in ("join", "sync", "heartbeat", "leave", "commit"):
         groups.failures[name].append(error)
     topics: list[dict[str, Any]] = [{"name": "t", "partitions": [{"partition_index": 0, "committed_offset": 5}]}]
     assert (await handlers.ask(ApiKey.JOIN_GROUP, 5, group_id="g", protocols=[])).error_code.value == code
@@ -147,8 +147,31 @@ async def test_each_error_has_the_code_that_members_act_on(error: RaftlogError, 
     assert (await handlers.ask(ApiKey.LEAVE_GROUP, 5, group_id="g", members=[{"member_id": "m"}])).error_code.value == code
     committed = await handlers.ask(ApiKey.OFFSET_COMMIT, 8, group_id="g", topics=topics)
     assert committed.topics[0].partitions[0].error_code.value == code
-    fetched = await handlers.ask(ApiKey.OFFSET_FETCH, 7, group_id="g", topics=[{"name": "t", "partition_indexes": [0]}])
-    assert fetched.error_code.value == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidGroupIdError("bad"), 24),
+        (NotCoordinatorError("elsewhere"), 16),
+        (CoordinatorNotAvailableError("none"), 16),
+        (NotLeaderError("elsewhere"), 16),
+        (ShuttingDownError("stopping"), 16),
+        (LeaderNotAvailableError("none"), 16),
+        (IndeterminateError("who knows"), 16),
+        (OverloadedError("full"), 16),
+    ],
+)
+async def test_a_consumer_that_asks_for_its_offsets_looks_for_the_coordinator_where_there_is_none(
+    error: RaftlogError, code: int
+) -> None:
+    """Java's before 3.9, and aiokafka, fail on COORDINATOR_NOT_AVAILABLE there; all look for it on NOT_COORDINATOR."""
+    handlers, groups = ready()
+    groups.failures["fetch"] += [error, error]
+    topics = [{"name": "t", "partition_indexes": [0]}]
+    assert (await handlers.ask(ApiKey.OFFSET_FETCH, 7, group_id="g", topics=topics)).error_code.value == code
+    batched = await handlers.ask(ApiKey.OFFSET_FETCH, 8, groups=[{"group_id": "g", "topics": topics}])
+    assert batched.groups[0].error_code.value == code
 
 
 @pytest.mark.parametrize("version", versions(ApiKey.HEARTBEAT))

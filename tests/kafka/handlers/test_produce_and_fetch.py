@@ -22,6 +22,7 @@ from raftlog.errors import (
     ShuttingDownError,
     StorageFullError,
     UnknownLeaderEpochError,
+    UnknownProducerIdError,
 )
 from raftlog.kafka.wire import fetch, produce
 from raftlog.kafka.wire.api import APIS, ApiKey
@@ -148,6 +149,22 @@ async def test_each_error_of_publishing_has_the_code_that_producers_act_on(error
         answer = await ask(client, ApiKey.PRODUCE, 9, produce_body(9, [("t", 0, make_batch(b"a"))]))
     (part,) = answer.responses[0].partition_responses
     assert (part.error_code.value, part.error_message) == (code, str(error))
+
+
+async def test_a_forgotten_producer_is_told_where_the_log_starts() -> None:
+    """From version 5 on, which has a place for it; -1 where the broker does not say."""
+    forgotten, elsewhere = UnknownProducerIdError("who?", log_start_offset=7), UnknownProducerIdError("who?")
+    async with open_door() as door:
+
+        async def publish(*_: object, **__: object) -> list[RaftlogError]:
+            return [forgotten, elsewhere, OutOfOrderSequenceError("gap")]
+
+        door.broker.publish = publish  # type: ignore[method-assign,assignment]
+        client = await door.connect()
+        body = produce_body(9, [("t", number, make_batch(b"a")) for number in range(3)])
+        answer = await ask(client, ApiKey.PRODUCE, 9, body)
+    parts = [topic.partition_responses[0] for topic in answer.responses]
+    assert [(part.error_code.value, part.log_start_offset) for part in parts] == [(59, 7), (59, -1), (45, -1)]
 
 
 @pytest.mark.parametrize(("more", "code"), [({"acks": 2}, 21), ({"acks": -3}, 21), ({"txn": "x"}, 53)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftlog.kafka.wire.primitives import STRING_BYTES_MAX, MalformedRequestError, Reader, Writer
+from raftlog.kafka.wire.primitives import ITEMS_MAX, STRING_BYTES_MAX, MalformedRequestError, Reader, Writer
 
 NUMBERS = {"int8": 7, "int16": 15, "int32": 31, "int64": 63}
 
@@ -92,6 +92,21 @@ def test_what_lies_about_its_length_is_refused(wrong: Callable[[Any], object]) -
     """Negative, longer than what is there, not UTF-8."""
     with pytest.raises(MalformedRequestError):
         wrong(reader)
+
+
+def test_tags_are_counted_as_items_are() -> None:
+    """Together with those of arrays, and in all places together: each takes its time, and no more than two bytes."""
+
+    def tags(count: int) -> bytes:
+        return written(lambda writer: writer.uvarint(count)) + bytes(2 * count)
+
+    quarter = ITEMS_MAX // 4
+    found = reader(written(lambda writer: writer.count(quarter, compact=True)) + tags(quarter) + tags(2 * quarter) + tags(1))
+    assert found.count(compact=True) == quarter
+    found.skip_tags()
+    found.skip_tags()
+    with pytest.raises(MalformedRequestError, match=f"more than {ITEMS_MAX} items"):
+        found.skip_tags()
 
 
 def test_batches_are_handed_through_and_not_copied() -> None:
