@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raftlog.cli.output import Format, print_json, print_table, progress, talk
+from raftlog.cli.output import Format, counted, print_json, print_table, progress, talk
 from raftlog.cli.produce import AcksName, Compression
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.core.clock import SystemClock
@@ -95,7 +95,8 @@ async def _bench(shared: Session, load: Load) -> list[Result]:
     topic = f"raftlog-bench-{os.urandom(4).hex()}"
     async with shared.client() as client:
         await client.admin.create_topic(topic, partitions=load.partitions, replication_factor=load.replication_factor)
-        talk(f"publishing {load.records:,} records of {load.size_bytes:,} bytes to {topic}, {load.partitions} partitions")
+        what = f"{counted(load.records, 'record')} of {counted(load.size_bytes, 'byte')}"
+        talk(f"publishing {what} to {topic}, {counted(load.partitions, 'partition')}")
         try:
             with progress() as bar:
                 published = await _publish(client, topic, load, bar)
@@ -141,7 +142,7 @@ async def _read(client: Client, topic: str, load: Load, bar: Progress) -> Result
             count += len(batch.records)
             bar.update(task, completed=count)
     if load.acks is AcksName.ALL and count != load.records:
-        talk(f"read {count:,} records where {load.records:,} were acknowledged")
+        talk(f"read {counted(count, 'record')} where {counted(load.records, 'was', 'were')} acknowledged")
     return _result("read", load, clock.monotonic_s() - began, [], count)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from raftlog.cli.errors import UsageError
-from raftlog.cli.numbers import NUMBER_MAX, OFFSET_MAX, parse_number
+from raftlog.cli.numbers import ENDS, NUMBER_MAX, OFFSET_MAX, parse_number
 from raftlog.cli.output import Format, bytes_fields, to_json
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.errors import OffsetOutOfRangeError
@@ -29,7 +29,7 @@ def consume(
         typer.Option(
             "--from",
             metavar="beginning|end|OFFSET",
-            help="where to begin, in each partition; with --group where nothing is committed",
+            help="where to begin, in each partition (or earliest|latest, as in Kafka); with --group where nothing is committed",
         ),
     ] = "beginning",
     group: Annotated[
@@ -51,12 +51,12 @@ def consume(
     on a line; bytes that are not UTF-8 are in key_base64 and value_base64.
     """
     place = _place(start)
-    follow = follow or start == "end"
+    follow = follow or place == "end"
     shared = session(ctx, brokers, form)
     if group is not None:
         if partition is not None or isinstance(place, int):
             raise UsageError("--group gives out partitions and offsets by itself; leave out --partition and offsets")
-        run(_consume_as_member(shared, topic, group, "latest" if start == "end" else "earliest", count, follow))
+        run(_consume_as_member(shared, topic, group, "latest" if place == "end" else "earliest", count, follow))
         return
     what = topic if partition is None else TopicPartition(topic, partition)
     run(_consume(shared, what, place, count, follow))
@@ -68,8 +68,8 @@ def _place(text: str) -> str | int:
     Raises:
         UsageError: nothing, or further than any offset.
     """
-    if text in ("beginning", "end"):
-        return text
+    if text in ENDS:
+        return ENDS[text]
     if text.isdecimal():
         return parse_number(text, OFFSET_MAX)
     raise UsageError(f"--from {text!r} is neither beginning, nor end, nor an offset from 0")

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, CommandError
-from raftlog.cli.output import talk
+from raftlog.cli.output import counted, talk
 from raftlog.cli.session import key_values, run
-from raftlog.testing.local_cluster import NODES_MAX, LocalCluster, LocalClusterError
+from raftlog.testing.local_cluster import NODES_MAX, LocalCluster, LocalClusterError, LocalNode
 
 DESCRIPTION = "cluster.json"
 _DOOR_SPAN = 399
@@ -80,7 +80,8 @@ async def _serve(cluster: LocalCluster, description: Path) -> None:
     """Until cancelled, or until no node is left."""
     async with cluster:
         _write_whole(description, json.dumps(cluster.describe(), indent=2) + "\n")
-        talk(f"ready: {len(cluster.nodes)} nodes; export RAFTLOG_BROKERS={','.join(cluster.brokers)}   (Ctrl-C ends them)")
+        brokers = ",".join(cluster.brokers)
+        talk(f"ready: {counted(len(cluster.nodes), 'node')}; export RAFTLOG_BROKERS={brokers}   (Ctrl-C ends them)")
         talk(f"Kafka clients: bootstrap.servers={cluster.kafka}")
         talk(f"one node more: {shlex.join(['raftlog-node', *cluster.next_flags()])}")
         dead: set[int] = set()
@@ -89,8 +90,15 @@ async def _serve(cluster: LocalCluster, description: Path) -> None:
             for node_id, node in cluster.nodes.items():
                 if node_id not in dead and not node.alive:
                     dead.add(node_id)
-                    talk(f"node {node_id} (pid {node.pid}) has ended with {node.exit_code}; it stays dead, the others go on")
+                    talk(ending_in_words(node))
         talk("no node is left")
+
+
+def ending_in_words(node: LocalNode) -> str:
+    """How a node ended, and why, where its log says so."""
+    error = node.last_error()
+    why = f" ({error})" if error else ""
+    return f"node {node.node_id} (pid {node.pid}) has ended with {node.exit_code}{why}; it stays dead, the others go on"
 
 
 def _write_whole(path: Path, text: str) -> None:

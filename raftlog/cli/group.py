@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, UsageError
-from raftlog.cli.numbers import NUMBER_MAX, OFFSET_MAX, parse_number
-from raftlog.cli.output import Format, print_json, print_records, print_table, talk
+from raftlog.cli.numbers import ENDS, NUMBER_MAX, OFFSET_MAX, parse_number
+from raftlog.cli.output import Format, counted, print_json, print_records, print_table, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
 from raftlog.client.group_values import Group, GroupDescription, GroupMember, GroupState, SoughtOffset
 from raftlog.client.values import AtTime
@@ -67,7 +67,10 @@ def seek(
         str,
         typer.Option(
             metavar="beginning|end|OFFSET|+N|-N|TIME",
-            help="where to: an end of the log, an offset, so many records on or back, or a time like 2026-01-31T12:00:00Z",
+            help=(
+                "where to: an end of the log (or earliest|latest, as in Kafka), an offset, so many records on or back, or a time"
+                " like 2026-01-31T12:00:00Z"
+            ),
         ),
     ],
     topic: Annotated[
@@ -105,7 +108,7 @@ def seek(
     print_records(["topic", "partition", "old_offset", "new_offset", "error"], rows, shared.form)
     failed = sum(one.error is not None for one in found.values())
     done = "would move" if dry_run else "moved"
-    talk(f"{done} {len(found) - failed} partitions" + (f", {failed} failed" if failed else ""))
+    talk(f"{done} {counted(len(found) - failed, 'partition')}" + (f", {failed:,} failed" if failed else ""))
     return FAILED if failed else 0
 
 
@@ -115,8 +118,8 @@ def parse_place(text: str) -> SeekTo:
     Raises:
         UsageError: nothing, or further than any offset.
     """
-    if text in ("beginning", "end"):
-        return text
+    if text in ENDS:
+        return ENDS[text]
     if text.isdecimal():
         return parse_number(text, OFFSET_MAX)
     if text[:1] in ("+", "-") and text[1:].isdecimal():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftlog.cli.output import human_bytes
+from raftlog.cli.output import counted, human_bytes
 from raftlog.model import Move
 
 
@@ -61,6 +61,17 @@ def moves_in_words(moves: Sequence[Move]) -> str:
     if held_up:
         text += f"; {held_up} of them {'waits' if held_up == 1 else 'wait'} for a node that is down"
     return text
+
+
+def drain_in_words(node: int, count: int) -> str:
+    """What a node that is being drained has to give away."""
+    return f"node {node} is being drained: {counted(count, 'partition leaves', 'partitions leave')} it"
+
+
+def balanced_in_words(moved: int, led: int, *, dry_run: bool) -> str:
+    """How many partitions get other replicas, and how many only another leader."""
+    get = ("partition would get", "partitions would get") if dry_run else ("partition gets", "partitions get")
+    return f"{counted(moved, *get)} other replicas, {led:,} only another leader"
 
 
 def _verb(nodes: Sequence[int], one: str, several: str) -> str:

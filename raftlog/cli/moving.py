@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import UsageError
-from raftlog.cli.move_words import moves_in_words, nodes_in_words, share_done
+from raftlog.cli.move_words import balanced_in_words, drain_in_words, moves_in_words, nodes_in_words, share_done
 from raftlog.cli.numbers import NUMBER_MAX, parse_number
 from raftlog.cli.output import Format, human_bytes, print_json, print_records, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
@@ -78,8 +78,7 @@ def drain(
     async def work() -> None:
         async with shared.client(ADMIN_TIMEOUT_S) as client:
             count = await client.admin.drain_node(node, cancel=cancel)
-            partitions = f"{count} {'partition' if count == 1 else 'partitions'}"
-            talk(f"node {node} takes replicas again" if cancel else f"node {node} is being drained: {partitions} leave it")
+            talk(f"node {node} takes replicas again" if cancel else drain_in_words(node, count))
             if shared.form is Format.JSON:
                 print_json({"node": node, "draining": not cancel, "partitions": count})
             if wait and not cancel:
@@ -100,7 +99,7 @@ def remove(
                 await client.admin.drain_node(node)
                 await _drained(client, node)
             await client.admin.remove_node(node)
-            talk(f"node {node} is not part of the cluster any more; its process may be stopped")
+            talk(f"node {node} is not part of the cluster any more; its process ends by itself")
             if shared.form is Format.JSON:
                 print_json({"node": node, "removed": True})
 
@@ -223,8 +222,7 @@ def _print_balanced(balanced: Balanced, form: Format, dry_run: bool) -> None:
     if not rows:
         talk("replicas and leaders are spread evenly")
     else:
-        would = "would get" if dry_run else "get"
-        talk(f"{moved} partitions {would} other replicas, {led} only another leader")
+        talk(balanced_in_words(moved, led, dry_run=dry_run))
 
 
 def _wanted(

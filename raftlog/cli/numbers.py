@@ -1,4 +1,4 @@
-"""Numbers on the command line, as large as calls can carry them: a larger one is wrong usage."""
+"""Numbers and places on the command line. Numbers are as large as calls can carry them: a larger one is wrong usage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from raftlog.cli.errors import UsageError
 NUMBER_MAX: Final = 2**31 - 1
 """Of nodes, partitions and feature levels: what both doors have room for."""
 OFFSET_MAX: Final = 2**63 - 1
+
+ENDS: Final = {"beginning": "beginning", "earliest": "beginning", "end": "end", "latest": "end"}
+"""The ends of a log by their names: ours, and Kafka's."""
 
 
 def parse_number(text: str, most: int) -> int:

@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-TABLE_WIDTH_PIPED = 500
-"""Columns of a table that nobody looks at: wide enough that no cell is broken for ``grep``."""
+PIPED_WIDTH_MAX = 1 << 20
+"""Bounds a table that nobody looks at: wider than any, so that each row is one whole line for ``grep``."""
+CELL_WIDTH_WHOLE = 30
+"""A cell up to this wide stays on one line; wider ones are sentences, and may be broken between words."""
 
 
 class Format(StrEnum):
@@ -42,20 +46,39 @@ def to_json(value: Mapping[str, object]) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout; numbers stand right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    """A table on stdout; numbers stand right. On a terminal that is too narrow for it, a block of lines for each row."""
     listed = [list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in listed]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, column in enumerate(columns):
         right = bool(listed) and all(isinstance(row[number], int | float) for row in listed)
-        table.add_column(column, justify="right" if right else "left", no_wrap=not sys.stdout.isatty())
-    for row in listed:
-        table.add_row(*(_cell(value) for value in row))
+        width = max(cell_len(text) for text in (column, *(row[number] for row in cells)))
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            min_width=min(width, CELL_WIDTH_WHOLE),
+            no_wrap=width <= CELL_WIDTH_WHOLE or not sys.stdout.isatty(),
+            overflow="fold",  # never an ellipsis: half an address is none
+        )
+    for row in cells:
+        table.add_row(*row)
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not sys.stdout.isatty():
-        console.width = TABLE_WIDTH_PIPED
+        console.width = PIPED_WIDTH_MAX
+    elif cells and Measurement.get(console, console.options.update_width(PIPED_WIDTH_MAX), table).minimum > console.width:
+        _print_blocks(columns, cells)
+        return
     with console.capture() as captured:
         console.print(table)
     sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def _print_blocks(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    """Each row as lines of name and value, below an empty line that sets it off from what is above."""
+    width = max(map(cell_len, columns))
+    for row in cells:
+        lines = [f"{set_cell_size(column, width)}  {text}" for column, text in zip(columns, row, strict=True)]
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
 
 
 def print_records(columns: Sequence[str], records: Sequence[Mapping[str, object]], form: Format) -> None:
@@ -97,6 +120,11 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """``1 partition``, ``2,000 partitions``; ``several`` where it is not ``one`` and an s."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def moving_bars() -> Progress:

@@ -15,7 +15,7 @@ import typer
 from raftlog.cli.errors import CommandError, UsageError, one_line
 from raftlog.cli.lines import read_lines
 from raftlog.cli.numbers import NUMBER_MAX
-from raftlog.cli.output import Format, progress, talk, to_json
+from raftlog.cli.output import Format, counted, progress, talk, to_json
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.errors import RaftlogError, UnknownTopicOrPartitionError
 from raftlog.model import TopicPartition
@@ -32,6 +32,18 @@ IN_FLIGHT_MAX = 100_000
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 """The topic's max.message.bytes decides what is too big; this only bounds the memory here."""
 _PRINTED_TOGETHER_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long an acknowledgement may be due before that is said, and how often it is said again."""
+
+    first_s: float
+    again_s: float
+
+
+PATIENCE = Patience(first_s=5.0, again_s=30.0)
+"""An election takes two seconds at worst: what takes longer needs somebody's help."""
 
 
 class AcksName(StrEnum):
@@ -112,7 +124,7 @@ async def _produce(shared: Session, target: Target, file: Path | None, acks: Ack
     finally:
         if file:
             os.close(descriptor)
-    talk(f"published {count:,} records to {target.topic}")
+    talk(f"published {counted(count, 'record')} to {target.topic}")
 
 
 async def _check(client: Client, target: Target) -> None:
@@ -124,16 +136,17 @@ async def _check(client: Client, target: Target) -> None:
     count = len((await client.admin.describe_topic(target.topic)).topic.partitions)
     if target.partition is not None and target.partition >= count:
         tp = TopicPartition(target.topic, target.partition)
-        raise UnknownTopicOrPartitionError(f"there is no {tp}; topic {target.topic!r} has {count} partitions")
+        raise UnknownTopicOrPartitionError(f"there is no {tp}; topic {target.topic!r} has {counted(count, 'partition')}")
 
 
 class Publisher:
     """Sends lines, and reports their acknowledgements in the lines' order as they come."""
 
-    def __init__(self, producer: Producer, target: Target, form: Format) -> None:
+    def __init__(self, producer: Producer, target: Target, form: Format, patience: Patience = PATIENCE) -> None:
         self._producer = producer
         self._target = target
         self._form = form
+        self._patience = patience
         self._sent: asyncio.Queue[asyncio.Future[RecordMetadata] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)  # bounds the queue, but for the end, which always has a place
         self._settled = 0
@@ -151,7 +164,8 @@ class Publisher:
             group.create_task(self._report(sending))
         if self._failure is not None:
             line, error = self._failure
-            raise CommandError(f"line {line:,}: {one_line(error)}; {self._acknowledged:,} lines were acknowledged")
+            acknowledged = counted(self._acknowledged, "line was", "lines were")
+            raise CommandError(f"line {line:,}: {one_line(error)}; {acknowledged} acknowledged")
         return self._acknowledged
 
     async def _send_all(self, descriptor: int, size_bytes: int) -> None:
@@ -178,7 +192,7 @@ class Publisher:
             self._settled += 1
             self._room.release()
             try:
-                record = await future
+                record = future.result() if future.done() else await self._acknowledgement(future)
             except RaftlogError as error:
                 if self._failure is None or self._failure[0] > self._settled:
                     self._failure = (self._settled, error)
@@ -193,3 +207,21 @@ class Publisher:
                     printed.clear()
         if printed:
             sys.stdout.write("\n".join(printed) + "\n")
+
+    async def _acknowledgement(self, future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
+        """Wait for the line's acknowledgement; where it takes long, say so, and that it has come."""
+        loop = asyncio.get_running_loop()
+        line, began, said = f"line {self._settled:,}", loop.time(), False
+        try:
+            while not (await asyncio.wait([future], timeout=self._patience.again_s if said else self._patience.first_s))[0]:
+                said = True
+                text = f"{line} waits for its acknowledgement for {loop.time() - began:.0f} s"
+                waiting = self._producer.waiting
+                talk(f"{text}: {waiting.tp}: {waiting.why}; fails in {waiting.left_s:.0f} s" if waiting else text)
+        except asyncio.CancelledError:
+            future.cancel()  # nobody asks for its failure any more
+            raise
+        record = future.result()
+        if said:
+            talk(f"{line} is acknowledged; it goes on")
+        return record

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED
-from raftlog.cli.output import Format, human_bytes, print_json, print_table, progress, talk, utc
+from raftlog.cli.output import Format, counted, human_bytes, print_json, print_table, progress, talk, utc
 from raftlog.cli.session import FormatOption, session
 from raftlog.core.configuration import named
 
@@ -53,8 +53,10 @@ def check(ctx: typer.Context, data_dir: DataDirOption, form: FormatOption = None
         print_json(_checked(found))
     elif found.findings:
         print_table(["group", "what is damaged"], [[finding.group, finding.what] for finding in found.findings])
-    size = f"{found.entries} entries and {found.rows} rows of {len(found.groups)} groups, {human_bytes(found.size_bytes)}"
-    talk(f"{'damaged' if found.damaged else 'sound'}: {size}" + (f"; {more} more findings are not listed" if more else ""))
+    read = f"{counted(found.entries, 'entry', 'entries')} and {counted(found.rows, 'row')}"
+    size = f"{read} of {counted(len(found.groups), 'group')}, {human_bytes(found.size_bytes)}"
+    unlisted = f"; {counted(more, 'more finding is', 'more findings are')} not listed" if more else ""
+    talk(f"{'damaged' if found.damaged else 'sound'}: {size}{unlisted}")
     return FAILED if found.damaged else 0
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from raftlog.cli.errors import UsageError
-from raftlog.cli.output import Format, human_bytes, print_json, print_records, print_table, talk
+from raftlog.cli.output import Format, counted, human_bytes, print_json, print_records, print_table, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, Session, key_values, run, session
 from raftlog.client.values import Topic, TopicDescription
 
@@ -39,7 +39,8 @@ def create(
             )
 
     topic = run(work())
-    _tell(shared, topic, f"created {topic.name}: {len(topic.partitions)} partitions, {topic.replication_factor} replicas each")
+    size = f"{counted(len(topic.partitions), 'partition')}, {counted(topic.replication_factor, 'replica')} each"
+    _tell(shared, topic, f"created {topic.name}: {size}")
 
 
 def list_topics(

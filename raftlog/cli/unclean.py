@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, UsageError
+from raftlog.cli.move_words import nodes_in_words
 from raftlog.cli.numbers import NUMBER_MAX, parse_number
-from raftlog.cli.output import Format, print_json, print_table, talk, utc
+from raftlog.cli.output import Format, counted, print_json, print_table, talk, utc
 from raftlog.cli.session import FormatOption, session
 from raftlog.cli.storage import DataDirOption
 from raftlog.core.configuration import named, node_of
@@ -60,9 +61,10 @@ def force_configuration(
             talk("nothing was changed. To do it, say so: --yes-i-accept-data-loss")
             return FAILED
         carry_out(data_dir, decided, SystemClock().wall_ms())
+    go_on = counted(len(decided.forced), "group goes on", "groups go on")
     talk(
-        f"done: {len(decided.forced)} groups go on from node {decided.node_id} alone when it is started. Never start a lost"
-        " node's old data again: empty it first. Then replace the lost nodes; raftlog cluster health shows what is left to do"
+        f"done: {go_on} from node {decided.node_id} alone when it is started. Never start a lost node's old data again: empty it"
+        " first. Then replace the lost nodes; raftlog cluster health shows what is left to do"
     )
     return 0
 
@@ -77,7 +79,7 @@ def forget_unclean(ctx: typer.Context, data_dir: DataDirOption, form: FormatOpti
         forgotten = forget_all(data_dir)
     if shared.form is Format.JSON:
         print_json({"groups": forgotten})
-    talk(f"forgotten for {len(forgotten)} groups")
+    talk(f"forgotten for {counted(len(forgotten), 'group')}")
 
 
 def _nodes(text: str) -> frozenset[int]:
@@ -125,10 +127,10 @@ def _what_may_be_lost(decided: Plan) -> str:
         " behind end_offset, committed offsets of consumer groups, topics and settings. What stands behind commit_index may never"
         " have been acknowledged, and will be there all the same"
     )
-    others = {node_of(member) for each in decided.forced for member in each.survivors}
+    others = sorted({node_of(member) for each in decided.forced for member in each.survivors})
     if not others:
         return said
     return (
-        f"{said}. Other survivors are on nodes {', '.join(map(str, sorted(others)))}: compare with raftlog storage info there,"
+        f"{said}. Other survivors are on {nodes_in_words(others)}: compare with raftlog storage info there,"
         " and go on from the replica with the highest (last_term, last_index). One that holds more than that ends its node"
     )

@@ -132,6 +132,12 @@ class Delivery:
         else:
             self._find_leaders(queue.tp.topic)
 
+    def oldest(self) -> tuple[PartitionQueue, Batch] | None:
+        """The unsettled batch that was made first, and its queue."""
+        queues = (queue for queues in self._queues.values() for queue in queues.values())
+        heads = ((queue, batches[0]) for queue in queues for batches in (queue.unanswered, queue.waiting) if batches)
+        return min(heads, key=lambda head: head[1].number, default=None)
+
     async def flush(self) -> None:
         """Wait until all batches made so far are settled; none waits for company."""
         for queues in self._queues.values():

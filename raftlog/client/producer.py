@@ -69,6 +69,15 @@ class ProducerOptions:
             raise InvalidConfigError(f"linger_ms must not be negative, and is {self.linger_ms}")
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What keeps a producer's oldest batch: its partition, why as far as it is known, and how long it goes on trying."""
+
+    tp: TopicPartition
+    why: str
+    left_s: float
+
+
 class _TopicQueues:
     """A topic's queues by partition, and the partition that records without a key stick to (KIP-480)."""
 
@@ -141,6 +150,19 @@ class Producer:
     def buffered_bytes(self) -> int:
         """What unacknowledged records take of ``buffer_memory``."""
         return self._buffered
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What its oldest unacknowledged batch waits for, to be told to people; None where there is no such batch."""
+        oldest = self._delivery.oldest()
+        if oldest is None:
+            return None
+        queue, batch = oldest
+        if batch.last_error is not None:
+            why = str(batch.last_error)
+        else:
+            why = f"no answer from {queue.route} yet" if queue.route else "no leader of it is known"
+        return Waiting(queue.tp, why, max(0.0, batch.deadline - self._loop.time()))
 
     async def send(
         self,

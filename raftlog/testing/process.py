@@ -39,6 +39,8 @@ class LocalNode:
     python: str = field(default=sys.executable, repr=False)
     """The interpreter that runs it."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _log_start_bytes: int = field(default=0, repr=False)
+    """Where in its log the last start begins: what is before was logged by earlier runs."""
 
     @property
     def log_path(self) -> Path:
@@ -75,6 +77,7 @@ class LocalNode:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         command = [self.python, "-m", "raftlog.testing.child", str(os.getpid()), *self.flags]
         with self.log_path.open("ab") as log:
+            self._log_start_bytes = log.tell()
             # A session of its own: Ctrl-C in a terminal reaches only whoever holds the cluster, which ends it in order.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(self.environ), start_new_session=True
@@ -116,14 +119,25 @@ class LocalNode:
         )
 
     def log_tail(self) -> str:
-        """The end of its log, with a heading, for error messages."""
+        """The end of its log since the last start, with a heading, for error messages."""
         try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES))
-                text = log.read().decode(errors="replace").strip()
+            text = self._log_end()
         except OSError as error:
             return f" (its log {self.log_path} cannot be read: {error})"
         return f" The end of its log ({self.log_path}):\n{text}" if text else f" Its log ({self.log_path}) is empty."
+
+    def last_error(self) -> str:
+        """The last ``error:`` line at the end of its log since the last start, empty where there is none."""
+        try:
+            lines = self._log_end().splitlines()
+        except OSError:
+            return ""
+        return next((line for line in reversed(lines) if line.startswith("error:")), "")
+
+    def _log_end(self) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(max(self._log_start_bytes, self.log_path.stat().st_size - LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace").strip()
 
 
 async def probe(address: str, path: str) -> tuple[int, str]:

@@ -58,7 +58,10 @@ def sh(raftlog_cluster: SyncLocalCluster, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_topic_is_created_listed_described_altered_and_deleted(sh: Shell) -> None:
     """Its whole life."""
+    sh("topic", "create", "single", "--replication-factor", 1)
+    assert sh.err == "created single: 1 partition, 1 replica each\n"
     [made] = sh.json("topic", "create", "life", "--partitions", 2, "--replication-factor", 3, "--config", "retention.ms=60000")
+    assert sh.err == "created life: 2 partitions, 3 replicas each\n"
     assert (made["name"], made["partitions"], made["replication_factor"]) == ("life", 2, 3)
     assert "life" in sh("topic", "list")
     [description] = sh.json("topic", "describe", "life")
@@ -101,6 +104,9 @@ def test_consuming_begins_and_ends_where_it_is_told(sh: Shell, tmp_path: Path) -
     read = sh.json("topic", "consume", "places")
     assert sorted(int(record["value"]) for record in read) == list(range(20))
     assert all(record["key"] == f"key{record['value']}" for record in read)
+    assert sorted(int(record["value"]) for record in sh.json("topic", "consume", "places", "--from", "earliest")) == list(
+        range(20)
+    )
     in_1 = [record["value"] for record in read if record["partition"] == 1]
     found = sh.json("topic", "consume", "places", "--partition", 1, "--from", 2, "--count", 3)
     assert [record["value"] for record in found] == in_1[2:5]

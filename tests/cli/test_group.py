@@ -54,6 +54,10 @@ def test_a_group_is_listed_described_sought_and_deleted(sh: Shell, tmp_path: Pat
     assert sh.json("group", "seek", "life", "--to", "beginning", "--topic", "life-of-groups") == planned
     assert [one["new_offset"] for one in planned] == [0, 0]
     assert "life-of-groups" in sh("group", "seek", "life", "--to", "-1")
+    assert sh.err == "moved 2 partitions\n"
+    sh("group", "seek", "life", "--to", "beginning", "--topic", "life-of-groups", "--partition", 1)
+    assert sh.err == "moved 1 partition\n"
+    sh("group", "seek", "life", "--to", "-1")
     text = sh("group", "describe", "life")
     assert "coordinator" in text
     assert "lag" in text
@@ -95,6 +99,17 @@ def test_a_live_member_is_shown_and_leaves_on_ctrl_c(sh: Shell, tmp_path: Path) 
     assert sum(one["lag"] for one in partitions) == 0
 
 
+def test_reading_from_the_latest_implies_to_follow(sh: Shell, tmp_path: Path) -> None:
+    """Kafka's word for the end; what was there before is not read."""
+    fill(sh, "newest", tmp_path)
+    with script(sh, "topic", "consume", "newest", "--group", "late", "--from", "latest", "--format", "json") as process:
+        while "late" not in sh("group", "list") or describe(sh, "late")["state"] != "Stable":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == (b"", b"")
+        assert process.returncode == 130
+
+
 def test_two_processes_share_a_topic(sh: Shell, tmp_path: Path) -> None:
     """Every record is printed by one of them; none is missing."""
     fill(sh, "halves", tmp_path)
@@ -123,12 +138,13 @@ def test_two_processes_share_a_topic(sh: Shell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("beginning", "beginning"), ("end", "end"), ("5", 5), ("+5", "+5"), ("-5", "-5"),
+        ("beginning", "beginning"), ("end", "end"), ("earliest", "beginning"), ("latest", "end"),
+        ("5", 5), ("+5", "+5"), ("-5", "-5"),
         ("1970-01-01T00:00:01Z", AtTime(1_000)), ("1970-01-01T01:00:00+01:00", AtTime(0)),
     ],
 )  # fmt: skip
 def test_places_are_read_as_they_are_meant(text: str, place: object) -> None:
-    """Ends, offsets, steps, times."""
+    """Ends (by Kafka's words as well), offsets, steps, times."""
     assert parse_place(text) == place
 
 

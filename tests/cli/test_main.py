@@ -24,6 +24,7 @@ from raftlog.cli.main import run_command
         ("topic consume t --count 0", "--count"),
         ("topic consume t --group g --partition 1", "--group gives out partitions"),
         ("topic consume t --group g --from 5", "--group gives out partitions"),
+        ("topic consume t --from Earliest", "--from 'Earliest' is neither beginning, nor end, nor an offset"),
         ("group seek g", "--to"),
         ("group seek g --to middle", "--to 'middle' is neither"),
         ("group seek g --to end --partition 1", "--partition needs --topic"),

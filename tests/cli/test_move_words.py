@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from raftlog.cli.errors import UsageError
-from raftlog.cli.move_words import move_in_words, moves_in_words, nodes_in_words, seconds_in_words
+from raftlog.cli.move_words import (
+    balanced_in_words,
+    drain_in_words,
+    move_in_words,
+    moves_in_words,
+    nodes_in_words,
+    seconds_in_words,
+)
 from raftlog.cli.moving import parse_nodes, parse_partition
 from raftlog.model import Move, TopicPartition
 
@@ -37,6 +44,17 @@ def test_all_moves_say_how_much_is_left_and_when_it_will_be_over() -> None:
         "1 of them waits for a node that is down"
     )
     assert moves_in_words([replace(MOVE, bytes_total=0, bytes_done=0)]) == "1 partition is on the move"
+
+
+def test_one_partition_is_not_several() -> None:
+    """The verb goes with it."""
+    assert [drain_in_words(4, count) for count in (1, 2)] == [
+        "node 4 is being drained: 1 partition leaves it",
+        "node 4 is being drained: 2 partitions leave it",
+    ]
+    assert balanced_in_words(1, 0, dry_run=False) == "1 partition gets other replicas, 0 only another leader"
+    assert balanced_in_words(2, 1, dry_run=False) == "2 partitions get other replicas, 1 only another leader"
+    assert balanced_in_words(1, 2, dry_run=True) == "1 partition would get other replicas, 2 only another leader"
 
 
 def test_times_and_nodes_are_told_as_people_do() -> None:

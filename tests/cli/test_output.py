@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import subprocess
@@ -15,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftlog.cli.bench import percentile_ms
-from raftlog.cli.consume import _json_line, _text_line
+from raftlog.cli.consume import _json_line, _place, _text_line
 from raftlog.cli.errors import CommandError, UsageError, exit_code_of
-from raftlog.cli.output import Format, bytes_fields, human_bytes, print_records
+from raftlog.cli.output import Format, bytes_fields, counted, human_bytes, print_records, print_table
 from raftlog.client.values import ConsumedRecord
 from raftlog.errors import LeaderHint, NotLeaderError, OffsetOutOfRangeError, RequestTimedOutError, UnavailableError
 
@@ -106,6 +107,65 @@ def test_records_are_json_lines_or_a_table(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+class Terminal(io.StringIO):
+    """Stdout that somebody looks at."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+NODES = ["id", "state", "grpc", "kafka", "peer", "admin"]
+ADDRESSES: list[list[object]] = [
+    [node, "up", *(f"node-{node}.example:{door}00{node}" for door in (71, 72, 70, 73))] for node in (1, 2)
+]
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, width: int, columns: list[str], rows: list[list[object]]) -> list[str]:
+    """A table's lines on a terminal of this width."""
+    terminal = Terminal()
+    with monkeypatch.context() as patched:
+        patched.setenv("TERM", "dumb")  # one that is told no colours
+        patched.setenv("COLUMNS", str(width))
+        patched.setenv("LINES", "25")
+        patched.setattr(sys, "stdout", terminal)
+        print_table(columns, rows)
+    return terminal.getvalue().splitlines()
+
+
+def test_a_table_too_wide_for_the_terminal_is_a_block_of_lines_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address is ever cut short; where there is room for it, it is a table."""
+    assert printed(monkeypatch, 80, NODES, ADDRESSES) == [
+        *("", "id     1", "state  up", "grpc   node-1.example:71001", "kafka  node-1.example:72001"),
+        *("peer   node-1.example:70001", "admin  node-1.example:73001"),
+        *("", "id     2", "state  up", "grpc   node-2.example:71002", "kafka  node-2.example:72002"),
+        *("peer   node-2.example:70002", "admin  node-2.example:73002"),
+    ]
+    assert [line.split() for line in printed(monkeypatch, 120, NODES, ADDRESSES) if "─" not in line] == [
+        NODES,
+        *([str(value) for value in row] for row in ADDRESSES),
+    ]
+
+
+def test_sentences_are_broken_between_words_rather_than_the_table_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is short stays on one line, and nothing is left out."""
+    said = "node 2 (127.0.0.1:7102) does not answer: no connection to it, and so it leads nothing and holds nothing"
+    lines = printed(monkeypatch, 80, ["what is wrong", "in words", "size"], [["node down", said, "1.5 MiB"]])
+    assert max(map(len, lines)) <= 80
+    assert "node down" in lines[2]
+    assert "1.5 MiB" in lines[2]
+    assert len(lines) > 3
+    assert " ".join(" ".join(lines[2:]).replace("node down", "").replace("1.5 MiB", "").split()) == said
+
+
+def test_a_table_that_nobody_looks_at_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row stays one line, for ``grep``."""
+    rows = [["a", "word " * 200 + "end"], ["b", "x" * 3_000]]
+    print_table(["name", "text"], rows)
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert [first.split(maxsplit=1), second.split(maxsplit=1)] == rows
+
+
 @given(st.none() | st.binary())
 def test_bytes_survive_json(value: bytes | None) -> None:
     """As text where they are UTF-8, else in base64."""
@@ -130,9 +190,20 @@ def test_a_consumed_record_as_text_is_its_bytes() -> None:
     assert _text_line(ConsumedRecord("t", 0, 0, 0, None, None, ())) == b"\n"
 
 
+def test_kafkas_words_for_the_ends_of_a_log_are_understood_too() -> None:
+    """They are the same places."""
+    assert [_place(text) for text in ("beginning", "earliest", "end", "latest", "5")] == ["beginning"] * 2 + ["end"] * 2 + [5]
+
+
 def test_sizes_are_readable() -> None:
     """Binary units."""
     assert [human_bytes(size) for size in (0, 1023, 1536, 5 << 30, 1 << 41)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB", "2.0 TiB"]
+
+
+def test_one_of_a_thing_is_not_several() -> None:
+    """Of nothing there are several, and long numbers are cut into thousands."""
+    assert [counted(count, "record") for count in (0, 1, 2, 1_234)] == ["0 records", "1 record", "2 records", "1,234 records"]
+    assert [counted(count, "entry", "entries") for count in (1, 2)] == ["1 entry", "2 entries"]
 
 
 def test_percentiles_are_of_the_sorted_values() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +13,11 @@ import pytest
 
 from raftlog.cli.errors import CommandError
 from raftlog.cli.output import Format
-from raftlog.cli.produce import Publisher, Target
-from raftlog.client.producer import Producer
+from raftlog.cli.produce import PATIENCE, Patience, Publisher, Target
+from raftlog.client.producer import Producer, Waiting
 from raftlog.client.values import RecordMetadata
 from raftlog.errors import MessageTooLargeError, StorageFullError
+from raftlog.model import TopicPartition
 
 
 class FakeProducer:
@@ -24,6 +26,7 @@ class FakeProducer:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes | None, bytes, int | None, asyncio.Future[RecordMetadata]]] = []
         self.refuse: bytes | None = None
+        self.waiting: Waiting | None = None
 
     async def send(self, topic: str, value: bytes, *, key: bytes | None, partition: int | None) -> asyncio.Future[RecordMetadata]:
         """As ``Producer.send``."""
@@ -43,9 +46,12 @@ class FakeProducer:
             await asyncio.sleep(0)
 
 
-def publish(producer: FakeProducer, file: Path, *, separator: bytes | None = None) -> asyncio.Task[int]:
+def publish(
+    producer: FakeProducer, file: Path, *, separator: bytes | None = None, patience: Patience = PATIENCE
+) -> asyncio.Task[int]:
     """Start publishing a file's lines."""
-    publisher = Publisher(cast(Producer, producer), Target(topic="t", partition=None, separator=separator), Format.JSON)
+    target = Target(topic="t", partition=None, separator=separator)
+    publisher = Publisher(cast(Producer, producer), target, Format.JSON, patience)
     descriptor = os.open(file, os.O_RDONLY)
     task = asyncio.get_running_loop().create_task(publisher.publish(descriptor, 0))
     task.add_done_callback(lambda _: os.close(descriptor))
@@ -130,6 +136,17 @@ async def test_a_failed_line_ends_it_and_is_named(lines: Path, capsys: pytest.Ca
     assert offsets(capsys) == [0, 2, 3]
 
 
+async def test_one_acknowledged_line_is_not_several(lines: Path) -> None:
+    """In the error that a line failed."""
+    producer = FakeProducer()
+    producer.refuse = b"\xff\x00"
+    task = publish(producer, lines)
+    await producer.until_sent(1)
+    producer.acknowledge(0)
+    with pytest.raises(CommandError, match="line 2: too big; 1 line was acknowledged"):
+        await task
+
+
 async def test_a_line_that_cannot_be_sent_ends_it_and_is_named(lines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The lines before it are waited for."""
     producer = FakeProducer()
@@ -151,3 +168,38 @@ async def test_cancelling_ends_it_while_acknowledgements_are_due(lines: Path) ->
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_waiting_for_an_acknowledgement_is_said_and_that_it_goes_on_too(
+    lines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For what, as far as it is known, and when it gives up; again now and then."""
+    producer = FakeProducer()
+    producer.waiting = Waiting(TopicPartition("t", 1), "no leader of it is known", 115.2)
+    task = publish(producer, lines, patience=Patience(first_s=0.01, again_s=0.01))
+    said = ""
+    while said.count("\n") < 2:
+        said += capsys.readouterr().err
+        await asyncio.sleep(0)
+    for line in said.splitlines():
+        assert re.fullmatch(
+            r"line 1 waits for its acknowledgement for \d+ s: t-1: no leader of it is known; fails in 115 s", line
+        )
+    for number in range(4):
+        producer.acknowledge(number)
+    assert await task == 4
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == "line 1 is acknowledged; it goes on"
+    assert [json.loads(line)["offset"] for line in out.splitlines()] == [0, 1, 2, 3]
+
+
+async def test_nothing_is_said_while_acknowledgements_come(lines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor of one that fails: the error says it."""
+    producer = FakeProducer()
+    task = publish(producer, lines)
+    await producer.until_sent(4)
+    for number in range(4):
+        producer.acknowledge(number)
+    await task
+    assert capsys.readouterr().err == ""
+    assert (PATIENCE.first_s, PATIENCE.again_s) == (5.0, 30.0)

@@ -147,7 +147,16 @@ def test_other_survivors_are_to_be_compared_first(run: Run, tmp_path: Path) -> N
     voters: dict[tuple[int, int, bytes], bytes | None] = {(0, 0, b"config"): configured(*at(1, 2, 3, 4, 5))}
     asyncio.run(put(tmp_path, voters))
     _, _, err = run("force-configuration", "--lost-nodes", "2,3,5", "--group", "0")
-    assert "Other survivors are on nodes 4: compare with raftlog storage info there" in err
+    assert "Other survivors are on node 4: compare with raftlog storage info there" in err
+
+
+def test_one_group_is_not_several(run: Run, tmp_path: Path) -> None:
+    """Where a single one goes on, or is forgotten."""
+    asyncio.run(three_nodes(tmp_path))
+    *_, err = run("force-configuration", "--lost-nodes", "2,3", "--group", "1", "--yes-i-accept-data-loss")
+    assert "done: 1 group goes on from node 1 alone" in err
+    *_, err = run("forget-unclean")
+    assert err == "forgotten for 1 group\n"
 
 
 @pytest.mark.parametrize("lost", ["", "x", "2,,3", "0", "-1"])

@@ -187,6 +187,30 @@ async def test_what_was_certainly_refused_until_the_deadline_says_why() -> None:
         assert values(partition) == numbered(1)
 
 
+async def test_a_producer_tells_what_it_waits_for() -> None:
+    """The partition of its oldest batch, the last refusal or that nobody leads it, and how long it goes on trying."""
+    async with FakeCluster(1) as cluster, client_of(cluster) as client, client.producer(delivery_timeout_s=60.0) as producer:
+        (partition,) = cluster.topic("t")
+        await producer.publish("t", b"0")
+        assert producer.waiting is None
+        cluster.fault = Script(*[StorageFullError("full", retry_after_ms=20)] * 1_000)
+        future = await producer.send("t", b"1")
+        await until(lambda: producer.waiting is not None and "full" in producer.waiting.why)
+        assert producer.waiting is not None
+        assert producer.waiting.tp == partition.tp
+        assert 0 < producer.waiting.left_s <= 60
+        cluster.fault = None
+        await future
+        cluster.hints = False
+        cluster.elect(partition, 0)
+        await producer._routing.refresh("t")
+        future = await producer.send("t", b"2")
+        assert producer.waiting.why == "no leader of it is known"
+        cluster.elect(partition, 1)
+        await future
+        assert producer.waiting is None
+
+
 async def test_a_refused_batch_fails_alone() -> None:
     """A batch that can never be stored fails; those in flight behind it are stored in order under a new producer id."""
     async with FakeCluster(1) as cluster, client_of(cluster) as client:

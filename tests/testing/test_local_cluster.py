@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from raftlog.cli.dev import ending_in_words
 from raftlog.testing import LocalCluster, LocalClusterError, SyncLocalCluster
 from raftlog.testing.ports import free_ports
 from raftlog.testing.process import probe
@@ -85,6 +86,32 @@ async def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(LocalClusterError, match="did you mean --rack"):
         await cluster.__aenter__()
     assert not any(node.alive for node in cluster.nodes.values())
+
+
+async def test_what_an_earlier_run_logged_is_not_quoted(tmp_path: Path) -> None:
+    """The same file goes on from run to run; the error's tail begins at this start."""
+    (tmp_path / "node-1.log").write_text("error: of an earlier run\n" * 3)
+    cluster = LocalCluster(nodes=1, data_dir=tmp_path, settings={"rakc": "a"})
+    with pytest.raises(LocalClusterError, match="did you mean --rack") as raised:
+        await cluster.__aenter__()
+    assert "earlier run" not in str(raised.value)
+    assert (tmp_path / "node-1.log").read_text().startswith("error: of an earlier run\n")
+
+
+async def test_dev_says_why_a_node_has_ended(tmp_path: Path) -> None:
+    """By the last error in its log since its start; one that was killed has none."""
+    (tmp_path / "node-1.log").write_text("error: of an earlier run\n")
+    cluster = LocalCluster(nodes=1, data_dir=tmp_path, settings={"rakc": "a"})
+    with pytest.raises(LocalClusterError):
+        await cluster.__aenter__()
+    node = cluster.nodes[1]
+    assert ending_in_words(node) == (
+        f"node 1 (pid {node.pid}) has ended with 2 (error: the configuration has a problem:); it stays dead, the others go on"
+    )
+    async with LocalCluster(nodes=1, data_dir=tmp_path) as other:
+        await other.kill(1)
+        killed = other.nodes[1]
+        assert ending_in_words(killed) == f"node 1 (pid {killed.pid}) has ended with -9; it stays dead, the others go on"
 
 
 async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
