@@ -83,7 +83,9 @@ class IdempotentProducer:
     def _told(self, operation: int, partition: int, error: KafkaError | None, message: Any) -> None:
         self._outstanding -= 1
         if error is None:
-            self._history.end(operation, "ok", Published(base_offset=message.offset()))
+            # librdkafka takes a batch whose answer was lost for acknowledged by one behind it, and knows no offset then.
+            offset = message.offset()
+            self._history.end(operation, "ok", None if offset is None else Published(base_offset=offset))
             return
         self._sessions[partition] += 1
         self._history.end(operation, "unknown", error=str(error))
