@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from raftlog.cli.errors import UsageError
-from raftlog.cli.numbers import ENDS, NUMBER_MAX, OFFSET_MAX, parse_number
+from raftlog.cli.numbers import NUMBER_MAX, end_or_offset
 from raftlog.cli.output import Format, bytes_fields, to_json
 from raftlog.cli.session import BrokersOption, FormatOption, Session, run, session
 from raftlog.errors import OffsetOutOfRangeError
@@ -68,11 +68,10 @@ def _place(text: str) -> str | int:
     Raises:
         UsageError: nothing, or further than any offset.
     """
-    if text in ENDS:
-        return ENDS[text]
-    if text.isdecimal():
-        return parse_number(text, OFFSET_MAX)
-    raise UsageError(f"--from {text!r} is neither beginning, nor end, nor an offset from 0")
+    place = end_or_offset(text)
+    if place is None:
+        raise UsageError(f"--from {text!r} is neither beginning, nor end, nor an offset from 0")
+    return place
 
 
 async def _consume(shared: Session, what: str | TopicPartition, place: str | int, count: int | None, follow: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftlog.cli.errors import FAILED, UsageError
-from raftlog.cli.numbers import ENDS, NUMBER_MAX, OFFSET_MAX, parse_number
+from raftlog.cli.numbers import NUMBER_MAX, OFFSET_MAX, end_or_offset, parse_number
 from raftlog.cli.output import Format, counted, print_json, print_records, print_table, talk
 from raftlog.cli.session import ADMIN_TIMEOUT_S, BrokersOption, FormatOption, run, session
 from raftlog.client.group_values import Group, GroupDescription, GroupMember, GroupState, SoughtOffset
@@ -118,10 +118,9 @@ def parse_place(text: str) -> SeekTo:
     Raises:
         UsageError: nothing, or further than any offset.
     """
-    if text in ENDS:
-        return ENDS[text]
-    if text.isdecimal():
-        return parse_number(text, OFFSET_MAX)
+    place = end_or_offset(text)
+    if place is not None:
+        return place
     if text[:1] in ("+", "-") and text[1:].isdecimal():
         parse_number(text[1:], OFFSET_MAX)
         return text

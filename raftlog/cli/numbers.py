@@ -25,3 +25,12 @@ def parse_number(text: str, most: int) -> int:
     if len(digits) > len(str(most)) or int(digits) > most:
         raise UsageError(f"{text} is too large a number; the largest is {most}")
     return int(digits)
+
+
+def end_or_offset(text: str) -> str | int | None:
+    """An end of a log in our words, or an offset; None where the text is neither.
+
+    Raises:
+        UsageError: it is further than any offset.
+    """
+    return ENDS[text] if text in ENDS else parse_number(text, OFFSET_MAX) if text.isdecimal() else None
