@@ -168,6 +168,8 @@ class ReplicaStatus:
     log_end_offset: int
     size_bytes: int
     damaged: bool = False
+    waits_for: str = ""
+    """Of a damaged one: what it waits for before it is filled again, in words."""
     unclean_at_ms: int = 0
     """When this replica was made the group's only voter by force, milliseconds since the epoch; 0 where it was not."""
 

@@ -1,4 +1,4 @@
-"""What Prometheus sees of moving replicas: told by the node that leads the metadata's group; the others tell zeros."""
+"""What Prometheus sees of moving replicas: told by the node that leads the metadata's group, where the others tell zeros."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ class MoveFigures(Protocol):
     @property
     def steps(self) -> Mapping[str, int]:
         """Steps that this node had taken since its start, by kind."""
+        ...
+
+    @property
+    def renewed(self) -> int:
+        """Damaged replicas that this node gave up for new ones, since its start."""
         ...
 
     def under_way(self) -> Sequence[Move]:
@@ -48,6 +53,8 @@ class MoveCollector(Collector):
         for kind, count in sorted(self._moves.steps.items()):
             steps.add_metric((kind,), count)
         yield steps
+        text = "Damaged replicas that this node gave up, to have new ones filled from the others."
+        yield CounterMetricFamily("raftlog_replicas_renewed", text, value=self._moves.renewed)
         cluster = self._nodes.cluster()
         yield _gauge("feature_level", "The cluster's feature level, as this node knows it.", cluster.level)
         yield _gauge("feature_level_supported", "The highest one that this node's version supports.", cluster.supported[1])

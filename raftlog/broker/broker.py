@@ -413,7 +413,7 @@ class NodeBroker:
 
     def replicas(self) -> list[ReplicaStatus]:
         """See ``Broker``."""
-        return [self._machine.status(self._node_id), *self._replicas.statuses()]
+        return [self._machine.status(self._node_id), *self.moves.renewals.explain(self._replicas.statuses())]
 
     def storage_usage(self) -> StorageUsage:
         """See ``Broker``."""

@@ -1,7 +1,7 @@
 """Moving replicas, for doors and other brokers: wishes become commands of the metadata; questions go to where group 0 leads.
 
 The parts: ``group_changes`` does what the leader of a group has to, ``reconciler`` carries wishes out, ``placer`` has wishes of
-its own. All three are made here, and run as long as the node does.
+its own, ``renewals`` gives up what is damaged. All of them are made here, and run as long as the node does.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from raftlog.broker.move_codec import balanced_message, balanced_of, move_messag
 from raftlog.broker.move_port import Placing
 from raftlog.broker.placer import Placer
 from raftlog.broker.reconciler import Reconciler
+from raftlog.broker.renewals import Renewals, Renewing
 from raftlog.broker.replicas import Replicas
 from raftlog.broker.routing import METADATA_NAME, Router
 from raftlog.core import error_codec
 from raftlog.core.clock import Clock
+from raftlog.core.features import Level, check_allowed
 from raftlog.core.metadata_rows import STATUSES, replica_rows
 from raftlog.core.metadata_values import PartitionMeta
 from raftlog.core.progress import Copying, copying
@@ -46,7 +48,7 @@ from raftlog.peers.port import Peers
 Answer = tuple[bytes, Sequence[bytes]]
 _A = TypeVar("_A", bound=Message)
 
-METHODS = frozenset(("report_groups", "change_group", "node_load", "moves", "balance", "drain", "elect_leaders"))
+METHODS = frozenset(("report_groups", "change_group", "node_load", "moves", "balance", "drain", "elect_leaders", "renew"))
 """Calls between brokers that are answered here."""
 
 
@@ -88,11 +90,14 @@ class Moves:
             node_id, machine=machine, metadata=metadata, reconciler=self.reconciler, changes=self._changes, peers=peers, up=up,
             clock=clock, config=config,
         )  # fmt: skip
+        self._renewing = Renewing(machine=machine, metadata=metadata, reconciler=self.reconciler, clock=clock)
+        self.renewals = Renewals(node_id, replicas=replicas, ask=self._ask_to_renew, clock=clock)
 
     def start(self, scope: TaskScope) -> None:
-        """Run reconciler and placer until the scope ends; they work where this node leads group 0."""
+        """Run all parts until the scope ends; reconciler and placer work where this node leads group 0."""
         scope.start(self.reconciler.run(), name="reconciler")
         scope.start(self.placer.run(), name="placer")
+        scope.start(self.renewals.run(), name="renewals")
 
     # What doors ask.
 
@@ -192,6 +197,8 @@ class Moves:
             return await self._balance(pb.BalanceCall.FromString(body))
         if method == "drain":
             return await self._drain(pb.DrainCall.FromString(body))
+        if method == "renew":
+            return await self._renewing.renew(pb.RenewCall.FromString(body))
         return await self._elect(pb.ElectLeadersCall.FromString(body))
 
     async def _at_controller(self, method: str, call: Message, answer: type[_A], here: Callable[..., Awaitable[_A]]) -> _A:
@@ -216,6 +223,11 @@ class Moves:
     def _check_controller(self) -> None:
         if not self._machine.log.ready:
             raise self._router.elsewhere(METADATA_NAME, METADATA_GROUP, self._machine.log)
+
+    async def _ask_to_renew(self, call: pb.RenewCall) -> pb.RenewAnswer:
+        # Before it asks a leader of a version that may not know what it is asked.
+        check_allowed(self._machine.state.level, Level.RENEWAL, "filling a damaged replica again")
+        return await self._at_controller("renew", call, pb.RenewAnswer, self._renewing.renew)
 
     # What the leader of group 0 does.
 
@@ -252,6 +264,11 @@ class Moves:
 
     async def _moves(self, _: pb.MovesCall) -> pb.MovesAnswer:
         return pb.MovesAnswer(moves=map(move_message, self.under_way()))
+
+    @property
+    def renewed(self) -> int:
+        """Damaged replicas that this node gave up for new ones, since its start."""
+        return self.renewals.renewed
 
     @property
     def steps(self) -> Mapping[str, int]:

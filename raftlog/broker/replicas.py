@@ -94,6 +94,11 @@ class Replicas(Mapping[int, Partition]):
         found |= {group: self._unopened_status(group, name) for group, name in self._unopened.items()}
         return [found[group] for group in sorted(found)]
 
+    def damaged(self) -> dict[int, int]:
+        """The replica ids of those that are damaged, or could not be opened, by group."""
+        found = [log.group for log in self.logs() if log.damaged is not None]
+        return {group: self._replica_ids[group] for group in [*found, *self._unopened]}
+
     def _unopened_status(self, group: int, name: TopicPartition) -> ReplicaStatus:
         return ReplicaStatus(
             topic=name.topic, partition=name.partition, group_id=group, node_id=self._node_id, role=Role.FOLLOWER, term=0,

@@ -73,13 +73,7 @@ def _storage(heard: Mapping[int, NodeReplicas]) -> list[Finding]:
 def _group(replicas: Mapping[int, ReplicaStatus], coming: Sequence[int]) -> list[Finding]:
     sample = next(iter(replicas.values()))
     name = "the cluster's metadata" if sample.group_id == METADATA_GROUP else f"{sample.topic}-{sample.partition}"
-    found = [
-        Finding(
-            kind="replica_damaged", text=f"the replica of {name} on node {node_id} is damaged: some stored bytes fail their check"
-        )
-        for node_id, replica in sorted(replicas.items())
-        if replica.damaged
-    ]
+    found = [_damaged(name, node_id, replica) for node_id, replica in sorted(replicas.items()) if replica.damaged]
     found += [_unclean(name, node_id, replica) for node_id, replica in sorted(replicas.items()) if replica.unclean_at_ms]
     leaders = [replica for replica in replicas.values() if replica.role is Role.LEADER]
     if not leaders:
@@ -92,6 +86,17 @@ def _group(replicas: Mapping[int, ReplicaStatus], coming: Sequence[int]) -> list
             text = f"the replica of {name} on node {node_id} is {behind} entries behind its leader, node {leader.node_id}"
             found.append(Finding(kind="replica_lagging", text=text))
     return found
+
+
+def _damaged(name: str, node_id: int, replica: ReplicaStatus) -> Finding:
+    text = f"the replica of {name} on node {node_id} is damaged, some stored bytes fail their check: "
+    if replica.group_id == METADATA_GROUP:
+        text += "stop that node, move `log` out of its data directory and start it again, and it is filled from the others"
+    elif replica.waits_for:
+        text += f"a new one will be filled from the others, but waits ({replica.waits_for})"
+    else:
+        text += "a new one takes its place in a moment, and is filled from the others"
+    return Finding(kind="replica_damaged", text=text)
 
 
 def _unclean(name: str, node_id: int, replica: ReplicaStatus) -> Finding:

@@ -230,5 +230,6 @@ def _replica(node_id: int, r: pb.Replica) -> ReplicaStatus:
         log_end_offset=r.log_end_offset,
         size_bytes=r.size_bytes,
         damaged=r.damaged,
+        waits_for=r.waits_for,
         unclean_at_ms=r.unclean_at_ms,
     )

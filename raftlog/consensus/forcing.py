@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from raftlog.consensus.damage import DAMAGED_ROW
 from raftlog.consensus.group import configuration_entry
 from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.port import Build
@@ -57,3 +58,4 @@ def force(
         journal.add(build(journal.last_index + 1, term, journal.last), journal.last_index + 1, term)
     batch.rows[group, RAFT_TABLE, UNCLEAN_ROW] = encode(Unclean(now_ms, index, tuple(sorted(lost))))
     batch.rows[group, RAFT_TABLE, PROGRESS_ROW] = journal.progress_row()
+    batch.rows[group, RAFT_TABLE, DAMAGED_ROW] = None  # what can be read of it is better than nothing, from now on

@@ -29,6 +29,7 @@ import structlog
 from raftlog.consensus.acks import Acks
 from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
+from raftlog.consensus.damage import note, sound
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import DroppedReader
 from raftlog.consensus.early import Early
@@ -113,7 +114,7 @@ class Turns:
         if group not in self._dropping and stored_replica(self._store, group) not in (None, replica):
             log.info("data of a replica that is no more goes", group=group, replica=replica)
             self.drop(group)
-        store = DroppedReader(self._store, self._dropping) if group in self._dropping else self._store
+        store = sound(DroppedReader(self._store, self._dropping) if group in self._dropping else self._store, group)
         journal = GroupJournal(group, store, self._tail, self, replica=replica, founders=founders)
         fresh = journal.last_index == 0
         opened = Group(
@@ -247,8 +248,7 @@ class Turns:
     def damage(self, group: Group, error: DataLossError) -> None:
         """See ``group.Shell``: the group's other replicas go on without this one, which neither leads nor follows."""
         if group.damaged is None:
-            group.damaged = str(error)
-            log.error("replica is damaged and no longer takes part", group=group.group, error=str(error))
+            note(group, error, self.batch, self.features.level)
             group.stop(error)
             self.quiescence.gone(group.group)
             group.machine.progressed()

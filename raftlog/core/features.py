@@ -36,6 +36,8 @@ class Level(IntEnum):
     """Partitions, consumer groups, and the metadata of a cluster of fixed nodes."""
     MEMBERSHIP = 2
     """Configurations in the logs, replica ids of their own, nodes that join, leave and lose their disks, replicas that move."""
+    RENEWAL = 3
+    """A damaged replica is given up for a new one on the same node, which is filled from the others."""
 
 
 NEWEST: Final = max(Level)
@@ -43,6 +45,7 @@ NEWEST: Final = max(Level)
 DESCRIPTIONS: Final[Mapping[int, str]] = {
     Level.FIRST: "the first version: fixed nodes",
     Level.MEMBERSHIP: "nodes join, leave and lose their disks; replicas move",
+    Level.RENEWAL: "damaged replicas are filled again by themselves",
 }
 """What each level allows, in a few words for operators."""
 

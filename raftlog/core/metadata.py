@@ -13,7 +13,8 @@ Rules:
 4. A node is its id and its incarnation. Who lost its disk joins as the next one: what it promised with the disk before is
    lost, so its replicas are lost with it, and new ones are wanted in their place. A removed node stays known, so that no
    incarnation ever comes twice.
-5. Placements name the wanted replicas that their proposer saw, and all pass or none (``raftlog.core.moving``).
+5. Placements name the wanted replicas that their proposer saw, and all pass or none (``raftlog.core.moving``). Renewals name
+   the placement (``raftlog.core.metadata_renewal``).
 6. Where commands may be lost (``SkipIds``), what they may have given out is given to nobody: group, producer and replica ids
    and incarnations leap. And whether a group that no topic has was deleted is not known from then on, so its data stays.
 7. What depends on this version's opinion (config keys, names) is checked by the proposer alone: replicas of different
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field, replace
 
 from raftlog.core.features import Level, check_form
 from raftlog.core.metadata_levels import after_raise, check_command, check_node, check_raise
+from raftlog.core.metadata_renewal import after_renewal, check_renewal
 from raftlog.core.metadata_rows import (
     FIRST_REPLICA,
     TABLE_COUNTERS,
@@ -49,7 +51,7 @@ from raftlog.core.metadata_rows import (
     topic_row,
 )
 from raftlog.core.metadata_values import NOTHING, Effects, PartitionMeta, RowWrite, TopicMeta
-from raftlog.core.moving import placed, removed, wiped
+from raftlog.core.moving import placed, removed, renewed
 from raftlog.errors import (
     InvalidPartitionsError,
     InvalidReplicaAssignmentError,
@@ -132,7 +134,7 @@ class MetadataState:
         """No command has changed anything yet: the cluster begins."""
         return self == MetadataState()
 
-    def check(self, command: pb.MetadataCommand) -> RaftlogError | None:  # noqa: PLR0911 - one for each kind
+    def check(self, command: pb.MetadataCommand) -> RaftlogError | None:  # noqa: PLR0911, PLR0912 - one for each kind
         """Whether the command may pass as things stand: None, or the error that its proposer gets."""
         early = check_command(self.level, command)
         if early is not None:
@@ -158,13 +160,15 @@ class MetadataState:
                 return self._check_placements(command.place_partitions)
             case "remove_replicas":
                 return None  # what does not fit is passed over
+            case "renew_replicas":
+                return check_renewal(self._topics_by_id(), command.renew_replicas)
             case "raise_level":
                 return check_raise(self.level, self.nodes.values(), command.raise_level)
             case "skip_ids":
                 return _check_skip(command.skip_ids)
         return InvalidRequestError("a metadata command of an unknown kind; the node that sent it may be newer than this one")
 
-    def apply(self, index: int, command: pb.MetadataCommand) -> Effects:  # noqa: PLR0911 - as above
+    def apply(self, index: int, command: pb.MetadataCommand) -> Effects:  # noqa: PLR0911, PLR0912 - as above
         """Apply the committed command at ``index``; the outcome depends on nothing but the state and the two arguments.
 
         Raises:
@@ -196,6 +200,8 @@ class MetadataState:
                 return self._place(index, command.place_partitions)
             case "remove_replicas":
                 return self._remove(command.remove_replicas)
+            case "renew_replicas":
+                return self._set_topics(after_renewal(self._topics_by_id(), index, command.renew_replicas))
             case "raise_level":
                 return self._raise(index, command.raise_level)
             case "skip_ids":
@@ -296,7 +302,10 @@ class MetadataState:
         effects = self._set_node(node, add.join_id)
         altered = []
         for topic in self.topics.values():
-            partitions = tuple(wiped(one, node_id, index=index, at_ms=add.joined_at_ms) for one in topic.partitions)
+            partitions = tuple(
+                renewed(one, node_id, index=index, at_ms=add.joined_at_ms, reason=f"node {node_id} came back with an empty disk")
+                for one in topic.partitions
+            )
             if partitions != topic.partitions:
                 altered.append(replace(topic, partitions=partitions))
         return replace(self._set_topics(altered, effects.rows), nodes=(node_id,), incarnation=incarnation)

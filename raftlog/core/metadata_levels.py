@@ -10,9 +10,10 @@ from raftlog.errors import FeatureLevelError
 from raftlog.model import NodeInfo
 from raftlog.pb.raftlog.internal.v1 import metadata_pb2 as pb
 
-LEVEL_NEEDED: Mapping[str, int] = dict.fromkeys(
-    ("add_node", "set_node_status", "place_partitions", "remove_replicas", "skip_ids"), Level.MEMBERSHIP
-)
+LEVEL_NEEDED: Mapping[str, int] = {
+    **dict.fromkeys(("add_node", "set_node_status", "place_partitions", "remove_replicas", "skip_ids"), Level.MEMBERSHIP),
+    "renew_replicas": Level.RENEWAL,
+}
 """Kinds of commands that came with a feature level above the first."""
 
 

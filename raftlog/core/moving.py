@@ -45,8 +45,8 @@ def removed(partition: PartitionMeta, replica: Replica, *, placed_index: int) ->
     )
 
 
-def wiped(partition: PartitionMeta, node_id: int, *, index: int, at_ms: int) -> PartitionMeta:
-    """The partition once ``node_id`` has lost its disk: what it held is lost, and a new replica is wanted there instead."""
+def renewed(partition: PartitionMeta, node_id: int, *, index: int, at_ms: int, reason: str) -> PartitionMeta:
+    """The partition once what ``node_id`` held of it is lost: a new replica is wanted there instead. ``reason`` is in words."""
     gone = tuple(one for one in partition.replicas + partition.leaving if one[0] == node_id)
     if not gone:
         return partition
@@ -58,6 +58,6 @@ def wiped(partition: PartitionMeta, node_id: int, *, index: int, at_ms: int) -> 
         lost=partition.lost + gone,
         next_replica_id=partition.next_replica_id + (node_id in partition.nodes),
         placed_index=index,
-        reason=f"node {node_id} came back with an empty disk",
+        reason=reason,
         placed_at_ms=at_ms,
     )

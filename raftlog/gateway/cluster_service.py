@@ -178,5 +178,6 @@ def _replica(replica: ReplicaStatus) -> pb.Replica:
         log_end_offset=replica.log_end_offset,
         size_bytes=replica.size_bytes,
         damaged=replica.damaged,
+        waits_for=replica.waits_for,
         unclean_at_ms=replica.unclean_at_ms,
     )

@@ -30,7 +30,7 @@ from raftlog.consensus.door import RaftTimes
 from raftlog.core.clock import Clock
 from raftlog.core.features import THIS_VERSION, Supported
 from raftlog.core.groups.limits import GroupLimits
-from raftlog.errors import RaftlogError, StaleDataDirectoryError, UnreadableLogError
+from raftlog.errors import DataLossError, RaftlogError, StaleDataDirectoryError, UnreadableLogError
 from raftlog.gateway.server import Gateway, GatewayOptions
 from raftlog.kafka.listener import KafkaListener
 from raftlog.model import NodeInfo
@@ -139,7 +139,7 @@ class Node:
         await kafka.bind()  # its ports are registered before it opens
         stack.push_async_callback(kafka.stop, 0.0)
         info = self._info(core, admin, kafka)
-        if not await self._unless_stopped(self._become_member(core, info)):
+        if not await self._unless_stopped(self._become_member(core, info, directory)):
             return None
         await self._open_doors(stack, core, kafka, info)
         return core
@@ -161,12 +161,19 @@ class Node:
             log.warning("this node has set its data aside and joins anew", why=identity.rejoin)
         return directory
 
-    async def _become_member(self, core: NodeCore, info: NodeInfo) -> None:
+    async def _become_member(self, core: NodeCore, info: NodeInfo, directory: DataDirectory) -> None:
         if not core.gate.sealed.is_set():
             log.info("not a member of a cluster yet", voters=self.config.peer_addresses, join=self.config.join)
         try:
             await core.become_member(info)
             await core.serve(info)
+        except DataLossError as error:
+            # The metadata's own replica is what makes this node a node: without it, the rest is of no use here.
+            if not self._may_join:
+                self.fail(error)
+                return
+            directory.update(damaged=str(error))
+            self.fail(UnreadableLogError(f"the metadata of the cluster cannot be read here: {error}"))
         except RaftlogError as error:
             self.fail(error)
 

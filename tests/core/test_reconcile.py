@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftlog.core.metadata_values import PartitionMeta, Replica
-from raftlog.core.moving import placed, removed, wiped
+from raftlog.core.moving import placed, removed, renewed
 from raftlog.core.reconcile import (
     CAUGHT_UP_MS,
     FollowerReport,
@@ -247,7 +247,7 @@ class _Model:
             holders = [one for one in self.voters if one[0] != node and one in self.log and self.log[one] >= self.committed]
             if 2 * len(holders) > len(self.voters):  # more than Raft can bear is not the reconciler's to repair
                 self.index += 1
-                self.partition = wiped(self.partition, node, index=self.index, at_ms=0)
+                self.partition = renewed(self.partition, node, index=self.index, at_ms=0, reason="lost")
                 self.log = {one: held for one, held in self.log.items() if one[0] != node}
 
     def open(self) -> None:
@@ -298,7 +298,7 @@ def test_a_replica_that_returns_before_it_has_left_keeps_its_id_and_a_lost_one_g
     partition = placed(_partition(A, B, C), (1, 2, 4), index=5, reason="why", at_ms=7)
     assert (partition.replicas, partition.leaving, partition.placed_index) == ((A, B, (4, 9)), (C,), 5)
     assert placed(partition, (1, 2, 3), index=6, reason="", at_ms=8).replicas == (A, B, C)
-    gone = wiped(partition, 3, index=6, at_ms=8)
+    gone = renewed(partition, 3, index=6, at_ms=8, reason="lost")
     assert (gone.leaving, gone.lost) == ((), (C,))
     assert placed(gone, (1, 2, 3), index=7, reason="", at_ms=9).replicas == (A, B, (3, 10))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from raftlog.errors import DataDirectoryError, StorageFailedError
+from raftlog.errors import DataDirectoryError, DataLossError, StorageFailedError
 from raftlog.storage import identity
 from raftlog.storage.identity import Identity
 from raftlog.storage.memory_store import DISK_SIZE_BYTES, MemoryStore
@@ -62,7 +62,7 @@ class Disk:
         self.joined: Callable[[bool], None] = lambda _: None
         """Called when the node has joined by this disk, with whether it had another one before."""
         self.damaged: set[tuple[int, int]] = set()
-        """(group, index) of entries with a flipped bit."""
+        """(group, index) of entries with a flipped bit, as far as ``look`` has not seen them go."""
 
     def swap(self, contents: Contents, lost: str = "an old copy of its disk") -> None:
         """An old copy of the disk comes back."""
@@ -104,6 +104,20 @@ class Disk:
         """Flip a bit of a stored entry."""
         self.contents.store.damage_entry(group, index, at)
         self.damaged.add((group, index))
+
+    def look(self) -> bool:
+        """Whether a damaged entry is still there: its replica may have been given up, or the entry trimmed away."""
+        self.damaged = {at for at in self.damaged if self._is_damaged(*at)}
+        return bool(self.damaged)
+
+    def _is_damaged(self, group: int, index: int) -> bool:
+        bounds = self.contents.store.bounds(group)
+        if bounds is None or not bounds[0] <= index <= bounds[1]:
+            return False
+        try:
+            return not self.contents.store.entries(group, index, index + 1, 1)
+        except DataLossError:
+            return True
 
     def open_store(self, process: Process, fail: Callable[[BaseException], None], on_commit: OnCommit) -> SimulatedStore:
         """Storage for a process that starts, with all that the last one left."""
@@ -207,7 +221,7 @@ class SimulatedDirectory:
             raise DataDirectoryError(f"this data directory must not be used any more: {known.damaged}")
         if known.damaged:
             disk.set_aside()
-            self.update(damaged="", rejoin=known.damaged, sealed=False)
+            self.update(damaged="", rejoin=known.damaged, join_id="", sealed=False)
             known = self.identity
         self.update(**identity.start(known, boot_nonce=boot_nonce, voters=voters))
 

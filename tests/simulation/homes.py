@@ -25,6 +25,8 @@ class Homes:
         self.world = world
         self._homes: dict[tuple[int, int], Contents] = {}
         """(group, member) → the disk on which it first began."""
+        self._newest: dict[tuple[int, int], int] = {}
+        """(group, machine) → the member that began there last: on the same disk, it has taken the place of those before."""
 
     def watch(self, machine: Machine, turns: Turns) -> None:
         """A process has come to its consensus: look at every replica that it opens."""
@@ -38,9 +40,11 @@ class Homes:
         turns.__dict__["open"] = open_and_note
 
     def store(self, group: int, member: int) -> SimulatedStore | None:
-        """What a member has on its disk, be that lost by now; None where it has not begun."""
+        """What a member has on its disk, be that lost by now; None where it has not begun, or was given up for another one."""
         home = self._homes.get((group, member))
-        return None if home is None else home.store
+        newest = self._newest.get((group, node_of(member)), member)
+        given_up = newest != member and self._homes[group, newest] is home
+        return None if home is None or given_up else home.store
 
     def lives(self, group: int, member: int) -> bool:
         """Whether a member can come back: it has begun, and its disk is there, or it has yet to begin."""
@@ -50,6 +54,7 @@ class Homes:
 
     def _opened(self, machine: Machine, group: int, member: int) -> None:
         home = self._homes.setdefault((group, member), machine.disk.contents)
+        self._newest[group, machine.id] = member
         if home is not machine.disk.contents and not machine.disk.lost:
             name = f"{node_of(member)}/{replica_of(member)}"
             self.world.violated(f"member {name} of group {group} begins again on another disk than it had")

@@ -191,7 +191,7 @@ class NodeRun:
         core = NodeCore(
             directory=directory, store=store, peer_listen=machine.address, clock=machine.clock, rng=self._rng,
             consensus=world.consensus_config, broker=world.broker_config, fail=self.fail, told=voters,
-            join=join,
+            join=join, supported=world.supported,
         )  # fmt: skip
         world.watch(machine, core.turns)
         self.core = core

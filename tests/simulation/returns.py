@@ -1,16 +1,21 @@
 """The scenario of nodes that come: new ones join, and others come back on empty and on old disks, while everything may go wrong.
 
 Nothing is lost, nobody votes under the name of a disk that he has no more, and in the end every node is whole again. One disk at
-a time is lost: the next when all replicas are where they are wanted.
+a time is lost, or damaged: the next when all replicas are sound, and where they are wanted.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
+from raftlog.consensus.group import Group
+from raftlog.consensus.snapshot import STAGED
 from raftlog.core.configuration import member_id
 from raftlog.core.metadata import MetadataState
+from raftlog.errors import DataLossError
 from tests.simulation.admin import Admin
 from tests.simulation.clients import Client, Consumer, Looker, Producer
 from tests.simulation.disk import Contents
@@ -44,7 +49,7 @@ async def returns(world: World) -> None:
         running = [group.create_task(client.run()) for client in clients]
         await work_under_faults(world, faults, clients, running, begun_s)
     world.coverage["faults"] += faults.begun
-    await world.until(lambda: whole(world), "every node is whole")
+    await world.until(lambda: read_damaged(world) and whole(world), "every node is whole")
     await world.until(world.converged, "the replicas agree")
     if world.rng.random() < 0.3:
         await power_cycle(world)
@@ -57,7 +62,7 @@ class Comings(Faults):
     def __init__(self, world: World) -> None:
         super().__init__(world, lost_disks=False)
         self._copies: list[tuple[int, Contents]] = []
-        self._kinds |= {self._copy: 4, self._older_disk: 6, self._empty_disk: 5, self._join: 2}
+        self._kinds |= {self._copy: 4, self._older_disk: 6, self._empty_disk: 5, self._bit_flips: 4, self._join: 2}
 
     def _copy(self) -> str | None:
         machine = self.rng.choice(list(self.world.machines.values()))
@@ -86,6 +91,24 @@ class Comings(Faults):
         self.world.later(self.rng.uniform(0.1, 4.0), self.world.start, machine)
         return f"node {machine.id} comes back on an empty disk"
 
+    def _bit_flips(self) -> str | None:
+        machine = self._any()
+        if machine is None or not whole(self.world):
+            return None
+        store = machine.disk.contents.store
+        groups = [group for group in store.groups() if 0 < group < STAGED and store.bounds(group)]
+        if not groups:
+            return None
+        group = self.rng.choice(groups)
+        bounds = store.bounds(group)
+        assert bounds is not None
+        index = self.rng.randint(*bounds)
+        machine.disk.damage(group, index, self.rng.choice((-1, 5, 40)))
+        self.world.damage_done = True
+        self.world.covered("damage")
+        self.world.later(self.rng.uniform(0.0, 8.0), read_damaged, self.world)
+        return f"a bit of entry {index} of group {group} of node {machine.id} flips"
+
     def _join(self) -> str | None:
         if len(self.world.machines) >= MACHINES_MAX or not self.world.sealed():
             return None
@@ -95,8 +118,24 @@ class Comings(Faults):
         return f"node {machine.id} is to join"
 
 
+def read_damaged(world: World) -> bool:
+    """Have every node that runs read what is damaged on its disk, past its caches; True."""
+    for machine in world.machines.values():
+        for number, index in sorted(machine.disk.damaged) if machine.disk.look() else ():
+            group, run = machine.groups.get(number), machine.run
+            if run is not None and group is not None and group.damaged is None and group.first_index <= index <= group.last_index:
+                group.journal._tail.forget(number, index, index + 1)
+                run.call(partial(_read, group, index))
+    return True
+
+
+def _read(group: Group, index: int) -> None:
+    with suppress(DataLossError):
+        group.read(index, index + 1, 1)
+
+
 def whole(world: World) -> bool:
-    """Whether every node is a member by the disk that it has, and every replica where it is wanted."""
+    """Whether every node is a member by the disk that it has, and every replica sound, and where it is wanted."""
     leader = world.leader_of(0)
     if leader is None or leader.run is None or leader.run.broker is None or not world.sealed():
         return False
@@ -105,7 +144,7 @@ def whole(world: World) -> bool:
     members = {member_id(node.node_id, node.incarnation) for node in state.nodes.values()}
     configuration = world.configuration(0)
     return (
-        not any(machine.disk.lost for machine in world.machines.values())
+        not any(machine.disk.lost or machine.disk.look() for machine in world.machines.values())
         and {node_id: identity.incarnation for node_id, identity in identities.items() if identity is not None}
         == {node.node_id: node.incarnation for node in state.nodes.values()}
         and set(configuration.members) == members

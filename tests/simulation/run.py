@@ -78,6 +78,7 @@ MUST_COVER: Final = {
     ),
     "returns": (
         "joins", "rejoins", "older disk", "empty disk", "copy", "old disks recognised", "snapshots", "replicas removed",
+        "damage", "damaged replicas given up",
         "elections", "truncations", "trims", "faults",
     ),
     "blackout": ("blackouts",),

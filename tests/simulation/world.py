@@ -27,6 +27,7 @@ from raftlog.consensus.guard import Guards
 from raftlog.consensus.snapshot import STAGED
 from raftlog.consensus.turns import Turns
 from raftlog.core.configuration import UNKNOWN, Configuration, node_of
+from raftlog.core.features import THIS_VERSION, Level, Supported
 from raftlog.errors import (
     BootstrapRefusedError,
     DataDirectoryError,
@@ -51,6 +52,9 @@ from tests.simulation.node import REBASE_S, Machine
 from tests.simulation.quiet import heard
 from tests.simulation.recorder import Recorder
 
+MOVER_MODES = ("safety", "groups")
+MOVED_BY_HAND = Supported(Level.FIRST, Level.MEMBERSHIP)
+"""Where groups change behind the metadata's back, and disks are damaged for good, the metadata must not renew what is damaged."""
 CONVERGE_S = 40.0
 """Healed replicas agree within this, or never: bootstraps, reconnects and elections take a few seconds."""
 STOP_CLIENTS_S = 30.0
@@ -116,6 +120,7 @@ class World:
         self.homes = Homes(self)
         self.mover = Mover(self, share=MOVER_SHARE.get(mode, 0.0))
         count = self.rng.choice(SIZES.get(mode, self.sizes))
+        self.supported = MOVED_BY_HAND if mode in MOVER_MODES else THIS_VERSION
         self.machines: dict[int, Machine] = {}
         for node_id in range(1, count + 1):
             self.machines[node_id] = Machine(self, node_id)
@@ -237,6 +242,8 @@ class World:
             self.covered("trims")
             self.note(f"node {machine.id} trims {batch.trim}")
         for group in sorted(batch.drop):
+            if any(group == at[0] for at in machine.disk.damaged):
+                self.covered("damaged replicas given up")
             if group >= STAGED:
                 self.covered("snapshots given up")
             elif group in machine.groups:

@@ -556,6 +556,7 @@ class Replica(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
     UNCLEAN_AT_MS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     group_id: _builtins.int
@@ -573,6 +574,8 @@ class Replica(_message.Message):
     damaged: _builtins.bool
     unclean_at_ms: _builtins.int
     """When this replica was made the group's only voter by force, for the majority was lost; 0 where it was not."""
+    waits_for: _builtins.str
+    """Of a damaged one: what it waits for before it is filled again from the others; empty where it waits for nothing."""
     def __init__(
         self,
         *,
@@ -592,10 +595,11 @@ class Replica(_message.Message):
         size_bytes: _builtins.int = ...,
         damaged: _builtins.bool = ...,
         unclean_at_ms: _builtins.int = ...,
+        waits_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "damaged", b"damaged", "first_index", b"first_index", "group_id", b"group_id", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader", b"leader", "log_end_offset", b"log_end_offset", "log_start_offset", b"log_start_offset", "partition", b"partition", "role", b"role", "size_bytes", b"size_bytes", "term", b"term", "topic", b"topic", "unclean_at_ms", b"unclean_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "damaged", b"damaged", "first_index", b"first_index", "group_id", b"group_id", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader", b"leader", "log_end_offset", b"log_end_offset", "log_start_offset", b"log_start_offset", "partition", b"partition", "role", b"role", "size_bytes", b"size_bytes", "term", b"term", "topic", b"topic", "unclean_at_ms", b"unclean_at_ms", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$raftlog/internal/v1/membership.proto\x12\x13raftlog.internal.v1\"@\n\rConfiguration\x12\x0e\n\x06voters\x18\x01 \x03(\x06\x12\x10\n\x08learners\x18\x02 \x03(\x06\x12\r\n\x05level\x18\x0f \x01(\r\"[\n\x0f\x43onfigurationAt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x39\n\rconfiguration\x18\x02 \x01(\x0b\x32\".raftlog.internal.v1.Configuration\"G\n\nUncleanRow\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04lost\x18\x03 \x03(\x06\x12\r\n\x05level\x18\x0f \x01(\r\"t\n\x11\x43onfigurationsRow\x12<\n\x0e\x63onfigurations\x18\x01 \x03(\x0b\x32$.raftlog.internal.v1.ConfigurationAt\x12\x12\n\nreplica_id\x18\x02 \x01(\r\x12\r\n\x05level\x18\x0f \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$raftlog/internal/v1/membership.proto\x12\x13raftlog.internal.v1\"@\n\rConfiguration\x12\x0e\n\x06voters\x18\x01 \x03(\x06\x12\x10\n\x08learners\x18\x02 \x03(\x06\x12\r\n\x05level\x18\x0f \x01(\r\"[\n\x0f\x43onfigurationAt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x39\n\rconfiguration\x18\x02 \x01(\x0b\x32\".raftlog.internal.v1.Configuration\"(\n\nDamagedRow\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\r\n\x05level\x18\x0f \x01(\r\"G\n\nUncleanRow\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04lost\x18\x03 \x03(\x06\x12\r\n\x05level\x18\x0f \x01(\r\"t\n\x11\x43onfigurationsRow\x12<\n\x0e\x63onfigurations\x18\x01 \x03(\x0b\x32$.raftlog.internal.v1.ConfigurationAt\x12\x12\n\nreplica_id\x18\x02 \x01(\r\x12\r\n\x05level\x18\x0f \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGURATION']._serialized_end=125
   _globals['_CONFIGURATIONAT']._serialized_start=127
   _globals['_CONFIGURATIONAT']._serialized_end=218
-  _globals['_UNCLEANROW']._serialized_start=220
-  _globals['_UNCLEANROW']._serialized_end=291
-  _globals['_CONFIGURATIONSROW']._serialized_start=293
-  _globals['_CONFIGURATIONSROW']._serialized_end=409
+  _globals['_DAMAGEDROW']._serialized_start=220
+  _globals['_DAMAGEDROW']._serialized_end=260
+  _globals['_UNCLEANROW']._serialized_start=262
+  _globals['_UNCLEANROW']._serialized_end=333
+  _globals['_CONFIGURATIONSROW']._serialized_start=335
+  _globals['_CONFIGURATIONSROW']._serialized_end=451
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,30 @@ class ConfigurationAt(_message.Message):
 Global___ConfigurationAt: _TypeAlias = ConfigurationAt  # noqa: Y015
 
 @_typing.final
+class DamagedRow(_message.Message):
+    """The replica's stored bytes failed their check: it takes no part any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    level: _builtins.int
+    def __init__(
+        self,
+        *,
+        why: _builtins.str = ...,
+        level: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedRow: _TypeAlias = DamagedRow  # noqa: Y015
+
+@_typing.final
 class UncleanRow(_message.Message):
     """A majority of a group's voters was lost for good, and a person made this replica its only voter."""
 

@@ -62,6 +62,7 @@ class MetadataCommand(_message.Message):
     REMOVE_REPLICAS_FIELD_NUMBER: _builtins.int
     SKIP_IDS_FIELD_NUMBER: _builtins.int
     RAISE_LEVEL_FIELD_NUMBER: _builtins.int
+    RENEW_REPLICAS_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     level: _builtins.int
     """The feature level of this form; 0 is the first. A version that does not know it must not apply the command."""
@@ -87,6 +88,8 @@ class MetadataCommand(_message.Message):
     def skip_ids(self) -> Global___SkipIds: ...
     @_builtins.property
     def raise_level(self) -> Global___RaiseLevel: ...
+    @_builtins.property
+    def renew_replicas(self) -> Global___RenewReplicas: ...
     def __init__(
         self,
         *,
@@ -101,13 +104,14 @@ class MetadataCommand(_message.Message):
         remove_replicas: Global___RemoveReplicas | None = ...,
         skip_ids: Global___SkipIds | None = ...,
         raise_level: Global___RaiseLevel | None = ...,
+        renew_replicas: Global___RenewReplicas | None = ...,
         level: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_node", b"add_node", "allocate_producer_ids", b"allocate_producer_ids", "alter_topic", b"alter_topic", "command", b"command", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "place_partitions", b"place_partitions", "raise_level", b"raise_level", "register_node", b"register_node", "remove_replicas", b"remove_replicas", "set_node_status", b"set_node_status", "skip_ids", b"skip_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_node", b"add_node", "allocate_producer_ids", b"allocate_producer_ids", "alter_topic", b"alter_topic", "command", b"command", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "place_partitions", b"place_partitions", "raise_level", b"raise_level", "register_node", b"register_node", "remove_replicas", b"remove_replicas", "renew_replicas", b"renew_replicas", "set_node_status", b"set_node_status", "skip_ids", b"skip_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_node", b"add_node", "allocate_producer_ids", b"allocate_producer_ids", "alter_topic", b"alter_topic", "command", b"command", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "level", b"level", "place_partitions", b"place_partitions", "raise_level", b"raise_level", "register_node", b"register_node", "remove_replicas", b"remove_replicas", "set_node_status", b"set_node_status", "skip_ids", b"skip_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_node", b"add_node", "allocate_producer_ids", b"allocate_producer_ids", "alter_topic", b"alter_topic", "command", b"command", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "level", b"level", "place_partitions", b"place_partitions", "raise_level", b"raise_level", "register_node", b"register_node", "remove_replicas", b"remove_replicas", "renew_replicas", b"renew_replicas", "set_node_status", b"set_node_status", "skip_ids", b"skip_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["register_node", "create_topic", "alter_topic", "delete_topic", "allocate_producer_ids", "add_node", "set_node_status", "place_partitions", "remove_replicas", "skip_ids", "raise_level"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["register_node", "create_topic", "alter_topic", "delete_topic", "allocate_producer_ids", "add_node", "set_node_status", "place_partitions", "remove_replicas", "skip_ids", "raise_level", "renew_replicas"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -394,6 +398,61 @@ class RemovedReplica(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemovedReplica: _TypeAlias = RemovedReplica  # noqa: Y015
+
+@_typing.final
+class RenewReplicas(_message.Message):
+    """Replicas whose data is damaged: each is lost to its group, and a new one is wanted on its node. All are renewed, or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    RENEWED_AT_MS_FIELD_NUMBER: _builtins.int
+    renewed_at_ms: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenewedReplica]: ...
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___RenewedReplica] | None = ...,
+        renewed_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["renewed_at_ms", b"renewed_at_ms", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewReplicas: _TypeAlias = RenewReplicas  # noqa: Y015
+
+@_typing.final
+class RenewedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    PLACED_INDEX_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    partition: _builtins.int
+    placed_index: _builtins.int
+    """The placement under which the others were seen to hold what it held: under another one the command is refused."""
+    @_builtins.property
+    def replica(self) -> Global___ReplicaRow: ...
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        replica: Global___ReplicaRow | None = ...,
+        placed_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "placed_index", b"placed_index", "replica", b"replica", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewedReplica: _TypeAlias = RenewedReplica  # noqa: Y015
 
 @_typing.final
 class SkipIds(_message.Message):

@@ -234,6 +234,99 @@ class ChangeGroupAnswer(_message.Message):
 Global___ChangeGroupAnswer: _TypeAlias = ChangeGroupAnswer  # noqa: Y015
 
 @_typing.final
+class RenewCall(_message.Message):
+    """This node's replicas of these groups are damaged; asked of the node that leads group 0. It gives them up for new ones on the
+    same node where a majority of the group's voters holds what they held.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedReplica]: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___DamagedReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCall: _TypeAlias = RenewCall  # noqa: Y015
+
+@_typing.final
+class DamagedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    replica_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        replica_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedReplica: _TypeAlias = DamagedReplica  # noqa: Y015
+
+@_typing.final
+class RenewAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotRenewed]:
+        """Those that are not renewed, and why, in words."""
+
+    def __init__(
+        self,
+        *,
+        refused: _abc.Iterable[Global___NotRenewed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewAnswer: _TypeAlias = RenewAnswer  # noqa: Y015
+
+@_typing.final
+class NotRenewed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotRenewed: _TypeAlias = NotRenewed  # noqa: Y015
+
+@_typing.final
 class NodeLoadCall(_message.Message):
     """What a node carries."""
 
