@@ -15,6 +15,8 @@ from tests.simulation.world import FAULTS_MIN, OPERATIONS_MIN, SEED_S_MIN, STOP_
 
 WORK_S = 15.0
 """Simulated seconds of work under faults, at least."""
+MORE_WORK_S = 4 * WORK_S
+"""So much more where they have let too little happen for a seed: nobody may have led for long."""
 FAULTS_END_S = SEED_S_MIN - 2.5
 """Faults come until then at least, if that is later: what is left of a seed belongs to healing and to the final reads."""
 FAULT_EVERY_S = 0.7
@@ -53,7 +55,7 @@ async def work_under_faults(
         begun_s: when the seed began.
     """
     end_s = max(world.loop.now_s + WORK_S, begun_s + FAULTS_END_S)
-    while world.loop.now_s < end_s or (too_small(world, faults) and world.loop.now_s < end_s + WORK_S):
+    while world.loop.now_s < end_s or (too_small(world, faults) and world.loop.now_s < end_s + MORE_WORK_S):
         await asyncio.sleep(faults.rng.expovariate(1 / FAULT_EVERY_S))
         faults.once()
         world.invariants.look_around()
