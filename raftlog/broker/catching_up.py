@@ -4,6 +4,8 @@ Rules:
 
 1. What was open at the start counts, once: a replica that has caught up, and then lags under load, is as good as any.
 2. A replica whose group has no leader counts for ``LEADERLESS_S`` at most: if nobody can lead it, this node is not why.
+3. One that is empty, since the node came back without its data, counts until it has been filled and votes: until then, the one
+   that it takes the place of is missing.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ class CatchingUp:
 
     Args:
         logs: the replicas of this node, the metadata's among them.
+        filled: whether one of them is a voter, or is not to be one.
         clock: for rule 2.
     """
 
-    def __init__(self, logs: Callable[[], list[ReplicatedLog]], clock: Clock) -> None:
+    def __init__(
+        self, logs: Callable[[], list[ReplicatedLog]], filled: Callable[[ReplicatedLog], bool], clock: Clock
+    ) -> None:  # fmt: skip
         self._logs = logs
+        self._filled = filled
         self._clock = clock
         self._waiting: set[int] | None = None
         self._leaderless_until_s = 0.0
@@ -46,7 +52,8 @@ class CatchingUp:
         leaderless_count = self._clock.monotonic_s() < self._leaderless_until_s
         for group in list(self._waiting):
             log = logs.get(group)
-            if log is None or log.caught_up or (log.leader is None and not leaderless_count):
+            there = log is None or log.caught_up or (log.leader is None and not leaderless_count)
+            if there and (log is None or self._filled(log)):
                 self._waiting.remove(group)
         if not self._waiting:
             return None

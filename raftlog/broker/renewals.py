@@ -40,7 +40,7 @@ LOOK_S = 1.0
 """How often a node looks at its replicas; the leader of group 0 looks at others no oftener than it is asked."""
 REPLICAS_PER_CALL_MAX = 100
 """Replicas that a node asks about at once: their renewal is one entry of group 0."""
-REFUSED_PAUSE_S = 5.0
+REFUSED_PAUSE_S = 2.0
 """What was refused is asked again after this: other replicas have to come back first."""
 RENEWED_PAUSE_S, RENEWED_PAUSE_MAX_S = 10.0, 3_600.0
 """Rule 2."""
@@ -121,7 +121,7 @@ class Renewals:
         self._waits.pop(group, None)
         self._next_s[group] = now_s + min(RENEWED_PAUSE_S * 2 ** min(times - 1, 16), RENEWED_PAUSE_MAX_S)
         self.renewed += 1
-        _log.warning("the damaged replica of group %d is given up for a new one, for the %d. time", group, times)
+        _log.warning("the damaged replica of group %d is given up for a new one (%d since the start)", group, times)
 
     def explain(self, statuses: Iterable[ReplicaStatus]) -> list[ReplicaStatus]:
         """The same, those of damaged replicas with what they wait for."""

@@ -99,6 +99,14 @@ class Replicas(Mapping[int, Partition]):
         found = [log.group for log in self.logs() if log.damaged is not None]
         return {group: self._replica_ids[group] for group in [*found, *self._unopened]}
 
+    def filled(self, log: ReplicatedLog) -> bool:
+        """Whether a replica of this node is a voter of its group, or the metadata does not want it to be one."""
+        own = (self._node_id, self._replica_ids.get(log.group, 0))
+        if log.group == METADATA_GROUP or member_id(*own) in log.configuration.voters:
+            return True
+        partitions = (one for topic in self._state.topics.values() for one in topic.partitions)
+        return not any(one.group_id == log.group and own in one.replicas for one in partitions)
+
     def _unopened_status(self, group: int, name: TopicPartition) -> ReplicaStatus:
         return ReplicaStatus(
             topic=name.topic, partition=name.partition, group_id=group, node_id=self._node_id, role=Role.FOLLOWER, term=0,

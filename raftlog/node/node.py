@@ -30,7 +30,14 @@ from raftlog.consensus.door import RaftTimes
 from raftlog.core.clock import Clock
 from raftlog.core.features import THIS_VERSION, Supported
 from raftlog.core.groups.limits import GroupLimits
-from raftlog.errors import DataLossError, RaftlogError, StaleDataDirectoryError, UnreadableLogError
+from raftlog.errors import (
+    DataDirectoryError,
+    DataLossError,
+    FatalError,
+    RaftlogError,
+    StaleDataDirectoryError,
+    UnreadableLogError,
+)
 from raftlog.gateway.server import Gateway, GatewayOptions
 from raftlog.kafka.listener import KafkaListener
 from raftlog.model import NodeInfo
@@ -117,12 +124,13 @@ class Node:
         config = self.config
         directory = self._open_directory(stack)
         try:
-            store = LmdbStore(config.data_dir, self.fail, options=_storage_options(config))
+            store = LmdbStore(
+                config.data_dir, lambda error: self._fail_over_data(directory, error), options=_storage_options(config)
+            )
         except UnreadableLogError as error:
             if not self._may_join:
                 raise
-            directory.update(damaged=str(error))
-            self.fail(error)
+            self._fail_over_data(directory, error)
             return None
         stack.callback(store.close)
         admin = AdminServer(*config.listen("admin"), ready=self._why_not_ready, metrics=self._page)
@@ -169,13 +177,16 @@ class Node:
             await core.serve(info)
         except DataLossError as error:
             # The metadata's own replica is what makes this node a node: without it, the rest is of no use here.
-            if not self._may_join:
-                self.fail(error)
-                return
-            directory.update(damaged=str(error))
-            self.fail(UnreadableLogError(f"the metadata of the cluster cannot be read here: {error}"))
+            self._fail_over_data(directory, UnreadableLogError(f"this node cannot begin with what it has: {error}"))
         except RaftlogError as error:
             self.fail(error)
+
+    def _fail_over_data(self, directory: DataDirectory, error: FatalError) -> None:
+        """Something is wrong with the data; where it is of no use, and can be got again, it is never used again."""
+        if isinstance(error, UnreadableLogError) and self._may_join:
+            with contextlib.suppress(DataDirectoryError):  # without the mark it is found out again
+                directory.update(damaged=str(error))
+        self.fail(error)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do something that may take for ever, unless the node is to stop; whether it was done."""

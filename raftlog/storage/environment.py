@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from raftlog.errors import DataDirectoryError, UnreadableLogError
+from raftlog.errors import DataDirectoryError, FatalError, StorageFailedError, UnreadableLogError
 from raftlog.storage import layout
 from raftlog.storage.datafile import check_data_file
 from raftlog.storage.pages import ADVICE
@@ -41,6 +41,8 @@ class Databases(NamedTuple):
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError, lmdb.IncompatibleError)
 """What LMDB raises over bytes that it did not write. Everything else (no memory, no permission, a broken disk) may pass."""
+_DAMAGE_MET_WRITING = (lmdb.CorruptedError, lmdb.PageNotFoundError)
+"""Of these, what a page on the way to a key raises. A panic is what follows a sync that failed."""
 NAMES = (layout.ENTRIES_DB, layout.ROWS_DB, layout.META_DB)
 """The databases' names, each where ``Databases`` has its handle."""
 
@@ -129,3 +131,15 @@ def unreadable(path: Path, error: BaseException) -> DataDirectoryError:
         f"{path} cannot be opened: {error}. Its data may be sound: see to the room on its disk, its permissions and the"
         " machine's memory, then start again"
     )
+
+
+def unwritable(path: Path, error: BaseException) -> FatalError:
+    """Why nothing more is written to a data file. Where it is damaged, no later start can write it either."""
+    if isinstance(error, _DAMAGE_MET_WRITING):
+        failed: FatalError = UnreadableLogError(f"{path} is damaged where it has to be written: {error}. {ADVICE}")
+    else:
+        failed = StorageFailedError(
+            f"writing to {path} failed: {error}. Nothing more is written; check the disk, then start the node again."
+        )
+    failed.__cause__ = error
+    return failed

@@ -22,10 +22,18 @@ from pathlib import Path
 
 import lmdb
 
-from raftlog.errors import DataDirectoryError, StorageFailedError
+from raftlog.errors import DataDirectoryError, FatalError
 from raftlog.storage.ballast import BALLAST_SIZE_BYTES, Ballast, disk_free_bytes
 from raftlog.storage.datafile import sound_length
-from raftlog.storage.environment import BALLAST_FILE, COMPACT_FILE, data_file, open_databases, open_environment, unreadable
+from raftlog.storage.environment import (
+    BALLAST_FILE,
+    COMPACT_FILE,
+    data_file,
+    open_databases,
+    open_environment,
+    unreadable,
+    unwritable,
+)
 from raftlog.storage.port import ROW_KEY_BYTES_MAX, StorageUsage, WriteBatch
 from raftlog.storage.reader import LmdbReader
 from raftlog.storage.room import DISK_FREE_MIN_BYTES, Limits, judge
@@ -65,7 +73,8 @@ class LmdbStore(LmdbReader):
     Args:
         directory: the data directory; the environment is its ``log/``, the ballast file lies beside it. The caller holds
             the directory's lock.
-        on_fatal: called on the loop, once, with a ``StorageFailedError`` when nothing more can be written.
+        on_fatal: called on the loop, once, when nothing more can be written: with a ``StorageFailedError``, or with an
+            ``UnreadableLogError`` where the file's own pages are damaged.
         loop: default: the running loop.
 
     Raises:
@@ -76,7 +85,7 @@ class LmdbStore(LmdbReader):
     def __init__(
         self,
         directory: Path,
-        on_fatal: Callable[[StorageFailedError], None],
+        on_fatal: Callable[[FatalError], None],
         *,
         options: LmdbOptions = LmdbOptions(),
         loop: asyncio.AbstractEventLoop | None = None,
@@ -89,7 +98,7 @@ class LmdbStore(LmdbReader):
         path.with_name(COMPACT_FILE).unlink(missing_ok=True)  # of a compaction that a crash cut short
         env = open_environment(directory, options.map_size_bytes)
         self._done: Callable[[], None] | None = None
-        self._failure: StorageFailedError | None = None
+        self._failure: FatalError | None = None
         self._closed = False
         self._usage: StorageUsage | None = None
         self._recent: StorageUsage | None = None
@@ -118,7 +127,7 @@ class LmdbStore(LmdbReader):
         Raises:
             RuntimeError: a commit is under way, or the store is closed.
             ValueError: a row key is too long.
-            StorageFailedError: an earlier commit failed for good.
+            StorageFailedError, UnreadableLogError: an earlier commit failed for good.
         """
         if self._failure is not None:
             raise self._failure
@@ -218,8 +227,5 @@ class LmdbStore(LmdbReader):
     def _failed(self, error: BaseException) -> None:
         if self._closed:
             return
-        self._failure = StorageFailedError(
-            f"writing to {self._data_file} failed: {error}. Nothing more is written; check the disk, then start the node again."
-        )
-        self._failure.__cause__ = error
+        self._failure = unwritable(self._data_file, error)
         self._on_fatal(self._failure)

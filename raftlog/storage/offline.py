@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from raftlog.errors import StorageFailedError, StorageFullError
+from raftlog.errors import FatalError, StorageFullError
 from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
 from raftlog.storage.port import Store, WriteBatch
 
@@ -22,11 +22,11 @@ async def write_once(directory: Path, make: Callable[[Store], WriteBatch], timeo
     Raises:
         DataDirectoryError: the store cannot be opened.
         StorageFullError: there was no room in time.
-        StorageFailedError: it could not be written.
+        StorageFailedError, UnreadableLogError: it could not be written.
     """
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def fail(error: StorageFailedError) -> None:
+    def fail(error: FatalError) -> None:
         if not done.done():
             done.set_exception(error)
 

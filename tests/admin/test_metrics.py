@@ -54,6 +54,7 @@ class Moves:
     """Two moves, one of them held up."""
 
     steps: ClassVar = {"add": 3, "remove": 1}
+    renewed = 2
 
     def under_way(self) -> list[Move]:
         one = Move(
@@ -199,6 +200,7 @@ def test_what_is_on_the_move_is_shown() -> None:
     expected = {"moves": 2, "moves_waiting": 1, "moves_bytes_left": 140, "moves_bytes_per_second": 8}
     assert {name: samples[f"raftlog_{name}", ()] for name in expected} == expected
     assert samples["raftlog_move_steps_total", (("step", "add"),)] == 3
+    assert samples["raftlog_replicas_renewed_total", ()] == 2
     assert (samples["raftlog_feature_level", ()], samples["raftlog_feature_level_supported", ()]) == (1, 2)
     assert samples["raftlog_nodes", (("status", "active"),)] == 3
     assert samples["raftlog_nodes", (("status", "draining"),)] == 0

@@ -16,7 +16,8 @@ class Replicas:
         members = tuple(member_id(node, 1) for node in (1, 2, 3))
         self.logs = {group: HandLog(group, members, CountingMachine()) for group in groups}
         self.clock = HandClock()
-        self.catching_up = CatchingUp(self._logs, self.clock)
+        self.unfilled: set[int] = set()
+        self.catching_up = CatchingUp(self._logs, lambda log: log.group not in self.unfilled, self.clock)
 
     def _logs(self) -> list[ReplicatedLog]:
         return list(self.logs.values())
@@ -61,4 +62,17 @@ def test_a_group_that_nobody_leads_is_not_waited_for_without_end() -> None:
     node.clock.now_ms += 1_000
     assert node.catching_up.lacking() == "1 of its replicas have to catch up, that of group 1 first"
     node.logs[1].told_commit = 1
+    assert node.catching_up.lacking() is None
+
+
+def test_an_empty_replica_is_waited_for_until_it_is_filled() -> None:
+    """Rule 3: however long that takes, and though a replica that does not vote lacks nothing by its own word."""
+    node = Replicas(1, 2)
+    node.catching_up.begin()
+    for group in (1, 2):
+        node.logs[group].told_commit = 1
+    node.unfilled = {2}
+    node.clock.now_ms += int(LEADERLESS_S + 1) * 1_000
+    assert node.catching_up.lacking() == "1 of its replicas have to catch up, that of group 2 first"
+    node.unfilled = set()
     assert node.catching_up.lacking() is None

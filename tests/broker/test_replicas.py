@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from raftlog.broker.config import BrokerConfig
 from raftlog.broker.coordinator import Coordinator
 from raftlog.broker.pending import Budget
 from raftlog.broker.replicas import Replicas
 from raftlog.consensus.port import StateMachine
+from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
 from raftlog.errors import DataLossError, NewerFormatError, RaftlogError
@@ -126,3 +128,23 @@ async def test_changes_are_acted_on_in_their_order_after_the_turn() -> None:
     assert len(replicas) == 0
     assert consensus.dropped == [1, 2]
     assert replicas.statuses() == []
+
+
+async def test_a_replica_that_has_yet_to_become_a_voter_is_not_filled() -> None:
+    """Unless the metadata does not want it to be one: a founder's is, one that came later is when its group has made it one."""
+    consensus = HandConsensus(1, HandNetwork())
+    replicas = _replicas(consensus)
+    state = MetadataState()
+    topic = _topic("t", 1, 2)
+    later = replace(topic.partitions[1], replicas=((1, 3),), lost=((1, 1),), next_replica_id=4)
+    state.topics["t"] = replace(topic, partitions=(topic.partitions[0], later))
+    replicas.start(state)
+    first, new = consensus.logs[1], consensus.logs[2]
+    assert (replicas.filled(first), replicas.filled(new)) == (True, False)
+    new.configuration = Configuration.of((member_id(1, 1),), (member_id(1, 3),))
+    assert not replicas.filled(new)
+    new.configuration = Configuration.of((member_id(1, 3),))
+    assert replicas.filled(new)
+    new.configuration = Configuration.of(())
+    state.topics["t"] = replace(topic, partitions=(topic.partitions[0], replace(later, replicas=((2, 4),), leaving=((1, 3),))))
+    assert replicas.filled(new)

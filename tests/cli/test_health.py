@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from raftlog.cli.health import LAG_ENTRIES_MAX, findings
 from raftlog.client.values import NodeReplicas, Partition, StorageInfo
-from raftlog.model import NodeInfo, ReplicaStatus, Role
+from raftlog.model import METADATA_GROUP, NodeInfo, ReplicaStatus, Role
 
 NODES = [NodeInfo(node_id=n, peer_address=f"h:{n}", grpc_address=f"h:10{n}") for n in (1, 2, 3)]
 PARTITIONS = [Partition(topic="t", partition=0, leader=1, leader_address="h:101", leader_epoch=3, replicas=(1, 2, 3))]
@@ -81,8 +81,14 @@ def test_a_replica_far_behind_lags() -> None:
 
 
 def test_damage_is_found() -> None:
-    """Of one replica."""
+    """Of one replica, with what becomes of it."""
     assert kinds(with_replica(2, damaged=True)) == ["replica_damaged"]
+    [now] = findings(NODES, PARTITIONS, with_replica(2, damaged=True))
+    assert now.text.endswith("a new one takes its place in a moment, and is filled from the others")
+    [waits] = findings(NODES, PARTITIONS, with_replica(2, damaged=True, waits_for="nobody leads"))
+    assert waits.text.endswith("a new one will be filled from the others, but waits (nobody leads)")
+    [metadata, *_] = findings(NODES, PARTITIONS, with_replica(2, damaged=True, group_id=METADATA_GROUP))
+    assert "move `log` out of its data directory" in metadata.text
 
 
 def test_a_full_storage_is_found_and_one_that_soon_will_be() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from raftlog.consensus.damage import DAMAGED_ROW
+from raftlog.consensus.journal import RAFT_TABLE
+from raftlog.core.features import Features, Level
 from raftlog.errors import DataLossError
 from tests.consensus.nodes import group_of, led, others, turns_of
+from tests.consensus.test_forcing import forced, lose
 from tests.consensus.test_membership import join
 from tests.consensus.world import GROUP, World, WorldNode
 
@@ -106,3 +110,66 @@ def test_the_only_voter_stays_when_a_learner_needs_what_it_cannot_read() -> None
         await world.until(lambda: not group_of(leader).configuration.learners)
 
     World(2, 42, founders=1).run(scenario)
+
+
+async def found_out(world: World, level: int) -> WorldNode:
+    """A follower that has found its replica to be damaged, at a feature level of the cluster, and has died of something else."""
+    world.features = Features(level=level)
+    for node in world.nodes.values():
+        turns_of(node).features = world.features
+    leader = await led(world)
+    for _ in range(3):
+        world.publish(leader)
+    await world.until(world.converged)
+    node = others(world, leader)[0]
+    group = group_of(node)
+    node.store.damage_entry(GROUP, group.last_index)
+    turns_of(node)._tail.forget(GROUP, 1, 100)
+    with pytest.raises(DataLossError):
+        group.read(group.last_index, group.last_index + 1, 1)
+    assert group.damaged is not None
+    node.group = None  # the checkers must not read it
+    await world.settle(0.2)
+    node.crash()
+    return node
+
+
+def test_a_damaged_replica_takes_no_part_after_a_new_start_either() -> None:
+    """What it cannot read it has acknowledged: it must not vote. Its data is another replica's, once that is opened instead."""
+
+    async def scenario(world: World) -> None:
+        node = await found_out(world, Level.RENEWAL)
+        with pytest.raises(DataLossError, match="was found to be damaged before"):
+            node.start()
+        turns_of(node).drop(GROUP)
+        assert turns_of(node).open(GROUP, node.machine, replica=9, founders=(), preferred=False).last_index == 1
+
+    world = World(3, 43)
+    world.run(scenario)
+    assert not world.failures
+
+
+def test_the_last_replica_goes_on_by_force_with_what_can_be_read() -> None:
+    """A person has decided that it is better than nothing."""
+
+    async def scenario(world: World) -> None:
+        node = await found_out(world, Level.RENEWAL)
+        lose(*others(world, node))
+        await forced(world, node)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        node.start()
+        await world.until(lambda: group_of(node).ready)
+
+    World(3, 45).run(scenario)
+
+
+def test_below_its_level_damage_is_not_written_down() -> None:
+    """The version before may be started again over the same data, and would not know the row."""
+
+    async def scenario(world: World) -> None:
+        node = await found_out(world, Level.MEMBERSHIP)
+        assert node.store.row(GROUP, RAFT_TABLE, DAMAGED_ROW) is None
+
+    world = World(3, 44)
+    world.run(scenario)
+    assert not world.failures

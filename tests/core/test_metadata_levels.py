@@ -66,7 +66,7 @@ def test_a_cluster_begins_at_the_level_of_its_first_command() -> None:
     assert state.apply(3, register(1)).nodes == (1,)
     refused = state.apply(4, register(2, level_max=1)).error
     assert isinstance(refused, FeatureLevelError)
-    assert "cluster is at feature level 2, and the version of node 2 supports level 1" in str(refused)
+    assert f"cluster is at feature level {NEWEST}, and the version of node 2 supports level 1" in str(refused)
     assert list(state.nodes) == [1]
     assert reloaded(state) == state
 

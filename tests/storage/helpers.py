@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raftlog.core.entry import EntryHeader, EntryKind, encode
-from raftlog.errors import StorageFailedError
+from raftlog.errors import FatalError
 from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
 from raftlog.storage.port import Store, WriteBatch
 
@@ -33,7 +33,7 @@ async def commit(store: Store, batch: WriteBatch) -> None:
     await done
 
 
-def never(error: StorageFailedError) -> None:
+def never(error: FatalError) -> None:
     """An ``on_fatal`` that must not be called."""
     raise AssertionError("storage failed") from error
 

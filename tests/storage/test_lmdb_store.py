@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import lmdb
 import pytest
 
-from raftlog.errors import DataDirectoryError, NewerFormatError, StorageFailedError, UnreadableLogError
+from raftlog.errors import DataDirectoryError, FatalError, NewerFormatError, StorageFailedError, UnreadableLogError
 from raftlog.storage import layout
 from raftlog.storage.environment import LOG_DIR
 from raftlog.storage.lmdb_store import LmdbStore
@@ -140,7 +140,7 @@ async def test_deletion_goes_on_after_a_crash(tmp_path: Path, faults: Faults) ->
 
 async def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path, faults: Faults) -> None:
     """A process that ends inside a transaction leaves what was durable before."""
-    fatal: list[StorageFailedError] = []
+    fatal: list[FatalError] = []
     store = LmdbStore(tmp_path, fatal.append, options=replace(OPTIONS, before_commit=faults))
     await commit(store, batch_of(1, 0, 3))
     faults.errors = [SystemExit()]
@@ -157,7 +157,7 @@ async def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path, fault
 
 async def test_a_failed_sync_is_never_tried_again(tmp_path: Path, faults: Faults) -> None:
     """EIO is reported once as fatal; nothing more is written, and reading goes on."""
-    fatal: list[StorageFailedError] = []
+    fatal: list[FatalError] = []
     store = LmdbStore(tmp_path, fatal.append, options=replace(OPTIONS, before_commit=faults))
     await commit(store, batch_of(1, 0, 3))
     faults.errors = [OSError(errno.EIO, "injected")]
