@@ -1,4 +1,4 @@
-"""Faults of a node's disk: slow, failing, full, old, wiped, or used twice."""
+"""Faults of a node's disk: slow, failing, full, old, wiped, damaged, or used twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from pathlib import Path
 from random import Random
 
 from raftlog import Client
+from raftlog.consensus.snapshot import STAGED
+from raftlog.core.entry import HEADER_SIZE
 from raftlog.errors import RaftlogError
+from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
+from tests.chaos.damage import flipped_bit
 from tests.chaos.scene import Scene
 
 ENDS_WITHIN_S = 20.0
@@ -23,6 +27,7 @@ REFUSED = 1
 BACK_WITHIN_S = 45.0
 """For a node that comes back without its data to have joined, to be ready, and to be filled; each."""
 JOINED = b"this node has joined"
+GIVEN_UP = b"the damaged replica of group %d is given up"
 _LOOK_S = 0.1
 FILLER = "filler"
 _CHUNK_BYTES = 1 << 20
@@ -116,6 +121,37 @@ async def wiped_disk(scene: Scene, node_id: int, hold_s: float, rng: Random) -> 
     await _must_come_back(scene, node_id, "an empty disk")
 
 
+async def bit_flip(scene: Scene, node_id: int, hold_s: float, rng: Random) -> None:
+    """A bit of the newest entry of one of its groups is another one: its replica must be given up, and filled again."""
+    node = scene.node(node_id)
+    await scene.cluster.kill(node_id)
+    await asyncio.sleep(hold_s)
+    group = _flip(node.data_dir, rng)
+    scene.recorder.note("bit flip", node=node_id, group=group)
+    before = node.log_path.stat().st_size
+    await scene.cluster.start(node_id)
+    for _ in range(round(BACK_WITHIN_S / _LOOK_S)):
+        if GIVEN_UP % group in node.log_path.read_bytes()[before:]:
+            break
+        await asyncio.sleep(_LOOK_S)
+    else:
+        scene.found(f"node {node_id} did not give up its replica of group {group}, whose last entry is damaged")
+    await _must_be_filled(scene, node_id, "a damaged entry")
+
+
+def _flip(data_dir: Path, rng: Random) -> int:
+    """Damage the last entry of a group of partitions on a stopped node's disk, whose header is read at the start; the group."""
+    store = LmdbStore(data_dir, lambda error: None, options=LmdbOptions(ballast_bytes=0))
+    try:
+        lasts = {group: bounds[1] for group in store.groups() if 0 < group < STAGED and (bounds := store.bounds(group))}
+        group = rng.choice(sorted(lasts))
+        [entry] = store.entries(group, lasts[group], lasts[group] + 1, 1)
+    finally:
+        store.close()
+    flipped_bit(data_dir / "log" / "data.mdb", bytes(entry[:HEADER_SIZE]))
+    return group
+
+
 async def _must_come_back(scene: Scene, node_id: int, what: str) -> None:
     """Start the node on what is there. It must say that it has joined: as what it was before, nobody may take it."""
     node = scene.node(node_id)
@@ -131,6 +167,11 @@ async def _must_come_back(scene: Scene, node_id: int, what: str) -> None:
     else:
         scene.found(f"node {node_id} went on with {what}, and did not join")
     await node.ready(BACK_WITHIN_S)
+    await _must_be_filled(scene, node_id, what)
+
+
+async def _must_be_filled(scene: Scene, node_id: int, what: str) -> None:
+    node = scene.node(node_id)
     others = [other.grpc for other in scene.cluster.nodes.values() if other is not node]
     async with Client(others) as client:
         for _ in range(round(BACK_WITHIN_S / _LOOK_S)):

@@ -166,6 +166,7 @@ FAULTS: dict[str, Play] = {
     "clock-jump": clock_jump,
     "old-disk": disk_faults.old_disk,
     "wiped-disk": disk_faults.wiped_disk,
+    "bit-flip": disk_faults.bit_flip,
     "second-process": disk_faults.second_process,
 }
 """Every kind of ``plan.KINDS``. The nemesis mends all links behind each."""

@@ -65,6 +65,7 @@ KINDS = {
         Kind(name="clock-jump", seconds=(4, 10), needs="preload"),
         Kind(name="old-disk", seconds=(3, 5), weight=1, alone=True),
         Kind(name="wiped-disk", seconds=(1, 3), weight=1, alone=True),
+        Kind(name="bit-flip", seconds=(1, 3), weight=1, alone=True),
         Kind(name="second-process", seconds=(1, 2), weight=1, alone=True),
     )
 }
