@@ -150,7 +150,7 @@ class NodeBroker:
         self._calls = CallServer(self)
         self._scope = TaskScope(lambda _: None)
         self._replicas_open = False
-        self._catching_up = CatchingUp(lambda: [self._machine.log, *self._replicas.logs()], self._replicas.filled, clock)
+        self._catching_up = CatchingUp(lambda: self._machine.log, self._replicas, consensus.leader_of, clock)
         self._stopping = False
         self._publishing = 0
         self._idle = asyncio.Event()

@@ -2,15 +2,16 @@
 
 Rules:
 
-1. What was open at the start counts, once: a replica that has caught up, and then lags under load, is as good as any.
+1. What was there at the start counts, once: a replica that has caught up, and then lags under load, is as good as any.
 2. A replica whose group has no leader counts for ``LEADERLESS_S`` at most: if nobody can lead it, this node is not why.
-3. One that is empty, since the node came back without its data, counts until it has been filled and votes: until then, the one
-   that it takes the place of is missing.
+3. One that takes the place of a lost one, for the node came back without its data, or that is damaged and will be renewed,
+   counts until it votes: until then, one is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from raftlog.consensus.port import ReplicatedLog
 from raftlog.core.clock import Clock
@@ -19,27 +20,46 @@ LEADERLESS_S = 30.0
 """An election takes a second at worst, and whatever keeps a group without a leader for longer is not over soon."""
 
 
+class Held(Protocol):
+    """This node's replicas, but for the metadata's."""
+
+    def logs(self) -> list[ReplicatedLog]:
+        """Those that are open."""
+        ...
+
+    def damaged(self) -> Collection[int]:
+        """The groups of those that are damaged."""
+        ...
+
+    def unfilled(self) -> Collection[int]:
+        """The groups of those that are to take the place of lost ones, and do not vote yet."""
+        ...
+
+
 class CatchingUp:
     """See the module.
 
     Args:
-        logs: the replicas of this node, the metadata's among them.
-        filled: whether one of them is a voter, or is not to be one.
+        metadata: the metadata's replica.
+        held: the others.
+        leader_of: (node id of a group's leader as far as known, its term), by announcements: a replica that is being filled
+            knows of none itself.
         clock: for rule 2.
     """
 
     def __init__(
-        self, logs: Callable[[], list[ReplicatedLog]], filled: Callable[[ReplicatedLog], bool], clock: Clock
-    ) -> None:  # fmt: skip
-        self._logs = logs
-        self._filled = filled
+        self, metadata: Callable[[], ReplicatedLog], held: Held, leader_of: Callable[[int], tuple[int | None, int]], clock: Clock
+    ) -> None:
+        self._metadata = metadata
+        self._held = held
+        self._leader_of = leader_of
         self._clock = clock
         self._waiting: set[int] | None = None
         self._leaderless_until_s = 0.0
 
     def begin(self) -> None:
-        """The replicas that are open now are those to wait for."""
-        self._waiting = {log.group for log in self._logs()}
+        """The replicas that are there now are those to wait for."""
+        self._waiting = {*self._logs(), *self._held.damaged()}
         self._leaderless_until_s = self._clock.monotonic_s() + LEADERLESS_S
 
     def lacking(self) -> str | None:
@@ -48,13 +68,16 @@ class CatchingUp:
             return "its replicas are not open yet"
         if not self._waiting:
             return None
-        logs = {log.group: log for log in self._logs()}
+        logs, missing = self._logs(), {*self._held.damaged(), *self._held.unfilled()}
         leaderless_count = self._clock.monotonic_s() < self._leaderless_until_s
         for group in list(self._waiting):
             log = logs.get(group)
-            there = log is None or log.caught_up or (log.leader is None and not leaderless_count)
-            if there and (log is None or self._filled(log)):
+            there = group not in missing and (log is None or log.caught_up)
+            if there or (self._leader_of(group)[0] is None and not leaderless_count):
                 self._waiting.remove(group)
         if not self._waiting:
             return None
         return f"{len(self._waiting)} of its replicas have to catch up, that of group {min(self._waiting)} first"
+
+    def _logs(self) -> dict[int, ReplicatedLog]:
+        return {log.group: log for log in (self._metadata(), *self._held.logs())}

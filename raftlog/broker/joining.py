@@ -75,7 +75,10 @@ class Joins:
             )
         if call.as_founder:
             self._check_founder(node_id, call.node.peer_address)
-        add = metadata_pb2.AddNode(node=call.node, join_id=call.join_id)
+        known = (self._machine.state.nodes | self._machine.state.removed).get(node_id)
+        add = metadata_pb2.AddNode(
+            node=call.node, join_id=call.join_id, known_incarnation=0 if known is None else known.incarnation
+        )  # fmt: skip
         answer = await self._calls.call(metadata_pb2.MetadataCommand(add_node=add), again=True)
         peers = [
             join_pb2.JoinedPeer(node_id=node.node_id, peer_address=node.peer_address)

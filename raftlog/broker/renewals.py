@@ -200,7 +200,7 @@ class Renewing:
         if replica not in meta.replicas + meta.leaving:
             return "it is not wanted any more"
         if report is None:
-            return "the others have no leader just now"
+            return "the others have no leader just now" if len(meta.replicas) > 1 else "there is no other replica"
         good = [one for one in report.voters if one != replica and one not in meta.lost and report.good(one)]
         if replica in report.voters and 2 * len(good) <= len(report.voters):
             return f"only {len(good)} of the {len(report.voters)} voters hold what is committed, which must be more than half"

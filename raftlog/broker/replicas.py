@@ -99,13 +99,18 @@ class Replicas(Mapping[int, Partition]):
         found = [log.group for log in self.logs() if log.damaged is not None]
         return {group: self._replica_ids[group] for group in [*found, *self._unopened]}
 
-    def filled(self, log: ReplicatedLog) -> bool:
-        """Whether a replica of this node is a voter of its group, or the metadata does not want it to be one."""
-        own = (self._node_id, self._replica_ids.get(log.group, 0))
-        if log.group == METADATA_GROUP or member_id(*own) in log.configuration.voters:
-            return True
-        partitions = (one for topic in self._state.topics.values() for one in topic.partitions)
-        return not any(one.group_id == log.group and own in one.replicas for one in partitions)
+    def unfilled(self) -> set[int]:
+        """The groups whose replica here is to take the place of one that is lost, and is no voter yet."""
+        return {
+            one.group_id
+            for topic in self._state.topics.values()
+            for one in topic.partitions
+            if one.lost and one.group_id in self._replica_ids and not self._votes(one.group_id)
+        }
+
+    def _votes(self, group: int) -> bool:
+        log = self.log(group)
+        return log is not None and member_id(self._node_id, self._replica_ids[group]) in log.configuration.voters
 
     def _unopened_status(self, group: int, name: TopicPartition) -> ReplicaStatus:
         return ReplicaStatus(
@@ -219,10 +224,11 @@ class Replicas(Mapping[int, Partition]):
         except RaftlogError as error:
             if isinstance(error, NewerFormatError):
                 self._fail(error)  # it is sound, and must not be taken for damage: this version is the wrong one
+            else:
+                self._unopened[group] = name
             # The other partitions must not suffer for this one; its other replicas serve it.
             _log.exception("partition %s (group %d) cannot be opened", name, group)
             self._consensus.close(group)
-            self._unopened[group] = name
             return
         self._unopened.pop(group, None)
         if coordinator is None:

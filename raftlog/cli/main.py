@@ -59,6 +59,7 @@ storage_app.command("check")(storage.check)
 storage_app.command("compact")(storage.compact)
 storage_app.command("force-configuration")(unclean.force_configuration)
 storage_app.command("forget-unclean")(unclean.forget_unclean)
+storage_app.command("forget-damage")(unclean.forget_damage)
 
 app.add_typer(topic_app, name="topic")
 app.add_typer(group_app, name="group")

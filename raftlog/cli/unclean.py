@@ -82,6 +82,29 @@ def forget_unclean(ctx: typer.Context, data_dir: DataDirOption, form: FormatOpti
     talk(f"forgotten for {counted(len(forgotten), 'group')}")
 
 
+def forget_damage(
+    ctx: typer.Context,
+    data_dir: DataDirOption,
+    group: Annotated[
+        list[int] | None, typer.Option("--group", metavar="N", help="only this Raft group; may be repeated [all]")
+    ] = None,
+    form: FormatOption = None,
+) -> None:
+    """Let replicas of this stopped node take part again that were found to be damaged, where too few others are left.
+
+    They vote, and serve what can be read; whoever reads the damage takes them out again.
+    """
+    from raftlog.node.unclean import forget_damage as forget
+    from raftlog.storage.data_directory import stopped
+
+    shared = session(ctx, None, form)
+    with stopped(data_dir):
+        forgotten = forget(data_dir, frozenset(group or ()))
+    if shared.form is Format.JSON:
+        print_json({"groups": forgotten})
+    talk(f"{counted(len(forgotten), 'replica takes', 'replicas take')} part again when the node is started")
+
+
 def _nodes(text: str) -> frozenset[int]:
     pieces = [piece.strip() for piece in text.split(",")]
     if not all(piece.isascii() and piece.isdecimal() and piece.strip("0") for piece in pieces):

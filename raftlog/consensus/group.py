@@ -8,7 +8,7 @@ from typing import Protocol
 
 from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.member import FOLLOWER, LEADER
-from raftlog.consensus.port import Build, FollowerProgress, StateMachine
+from raftlog.consensus.port import SILENT_S, Build, FollowerProgress, StateMachine
 from raftlog.consensus.sleeper import Sleeper
 from raftlog.consensus.unclean import unclean_of
 from raftlog.core import configuration as codec
@@ -257,7 +257,7 @@ class Group:
         try:
             return self.journal.header(index)
         except DataLossError as error:
-            self._damaged_by(error)
+            self.met_damage(error)
             raise
 
     def read(self, start: int, stop: int, bytes_max: int) -> list[Entry]:
@@ -265,12 +265,12 @@ class Group:
         try:
             return self.journal.read(start, stop, bytes_max)
         except DataLossError as error:
-            self._damaged_by(error)
+            self.met_damage(error)
             raise
 
-    def _damaged_by(self, error: DataLossError) -> None:
-        """A reader has met damage. Where there are other voters one of them shall lead, for this one cannot serve its log."""
-        if self.has_successor:
+    def met_damage(self, error: DataLossError) -> None:
+        """A reader has met damage. Where the others can go on one of them shall lead, for this one cannot serve its log."""
+        if self.dispensable:
             self._shell.damage(self, error)
 
     def min_match_index(self) -> int:
@@ -367,6 +367,16 @@ class Group:
     def has_successor(self) -> bool:
         """There is another voter, to whom leadership can be handed."""
         return any(voter != self.member.id for voter in self.configuration.voters)
+
+    @property
+    def dispensable(self) -> bool:
+        """The other voters can go on without this replica, as far as it knows; as their leader it knows which are silent."""
+        voters = self.configuration.voters
+        others = [voter for voter in voters if voter != self.member.id]
+        if self.member.state() == LEADER:
+            followers = self.followers()
+            others = [voter for voter in others if voter in followers and followers[voter].heard_s <= SILENT_S]
+        return 2 * len(others) > len(voters)
 
     @property
     def handing_over(self) -> bool:

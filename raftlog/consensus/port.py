@@ -209,7 +209,7 @@ class ReplicatedLog(Protocol):
         """Entries ``start <= index < stop`` without a gap, at least one where ``start`` exists, then up to ``bytes_max``.
 
         Raises:
-            DataLossError: the first of them is damaged. Where there are other replicas, this one takes no part from now on.
+            DataLossError: the first of them is damaged. Where the others can go on, this one takes no part from now on.
         """
         ...
 

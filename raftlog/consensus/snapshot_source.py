@@ -15,7 +15,7 @@ from raftlog.consensus.group import Group
 from raftlog.consensus.journal import CONFIG_ROW, RAFT_TABLE, stored_progress
 from raftlog.core import configuration as codec
 from raftlog.core.configuration import node_of
-from raftlog.errors import NotLeaderError, OverloadedError, UnavailableError
+from raftlog.errors import DataLossError, NotLeaderError, OverloadedError, UnavailableError
 from raftlog.model import Role
 from raftlog.pb.raftlog.internal.v1 import snapshot_pb2 as pb
 from raftlog.storage.port import GroupView, Store
@@ -57,7 +57,7 @@ class SnapshotSource:
             NotLeaderError: this node does not lead that group in that term, or the asker is no member of it.
             OverloadedError: it gives as many as it may.
             UnavailableError: the store does not hold enough of the group yet.
-            DataLossError: it is damaged.
+            DataLossError: it is damaged; the replica makes way, where it can (``Group.met_damage``).
         """
         group = self._groups().get(call.group)
         leads = group is not None and group.role is Role.LEADER and group.term == call.term
@@ -70,8 +70,10 @@ class SnapshotSource:
         view = self._store.view(call.group)
         try:
             answer, base = _describe(view, call.group)
-        except BaseException:
+        except BaseException as error:
             view.close()
+            if isinstance(error, DataLossError):
+                group.met_damage(error)
             raise
         self._last_id += 1
         timer = asyncio.get_running_loop().call_later(VIEW_LIFE_S, self._close, self._last_id)
@@ -85,14 +87,20 @@ class SnapshotSource:
 
         Raises:
             UnavailableError: there is no such snapshot, or not any more.
-            DataLossError: a row is damaged.
+            DataLossError: a row is damaged; as above.
         """
         given = self._given.get(call.snapshot_id)
         if given is None or node_of(given.member) != node_id:
             raise UnavailableError(f"snapshot {call.snapshot_id} has ended; begin another one")
-        rows = given.view.page((call.table, call.key), PAGE_BYTES_MAX)
+        try:
+            rows = given.view.page((call.table, call.key), PAGE_BYTES_MAX)
+            last = not rows or not given.view.page(_behind(rows), 1)
+        except DataLossError as error:
+            self._close(call.snapshot_id)
+            if given.group in self._groups():
+                self._groups()[given.group].met_damage(error)
+            raise
         given.sent_bytes += _size(rows)
-        last = not rows or not given.view.page(_behind(rows), 1)
         if last:
             self._close(call.snapshot_id)
         return pb.SnapshotPage(rows=[pb.SnapshotRow(table=table, key=key, value=value) for table, key, value in rows], last=last)

@@ -10,7 +10,8 @@ Rules:
 1. The incarnation is persisted, together with ``sealed``, before the node opens group 0: only then does it speak as a member.
 2. A join is known by a random id that lives in the memory of the process that asks. The same process may ask again and gets the
    same incarnation; the next process asks for another. So an incarnation is used by one directory, however often it is copied
-   before, and what a crash left unused is removed again from group 0.
+   before, and what a crash left unused is removed again from group 0. A join that was asked for before another one was
+   committed is refused (``AddNode.known_incarnation``): its process may be dead, and it would make the other's disk an old one.
 3. No join gives incarnation 1: founders have it, and vote before anybody has registered them.
 4. An old disk is told by its incarnation where it is an earlier one, else by its boot numbers (``raftlog.node.gate``).
 """

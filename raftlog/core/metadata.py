@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from raftlog.core.features import Level, check_form
-from raftlog.core.metadata_levels import after_raise, check_command, check_node, check_raise
+from raftlog.core.metadata_levels import after_raise, check_command, check_join, check_node, check_raise
 from raftlog.core.metadata_renewal import after_renewal, check_renewal
 from raftlog.core.metadata_rows import (
     FIRST_REPLICA,
@@ -288,7 +288,8 @@ class MetadataState:
             return early
         if add.node.node_id in self.removed and self.joins.get(add.node.node_id) == add.join_id:
             return NodeRemovedError(f"node {add.node.node_id} was removed from the cluster; empty its directory and join again")
-        return None
+        again = self.joins.get(add.node.node_id) == add.join_id
+        return None if again else check_join(self.level, (self.nodes | self.removed).get(add.node.node_id), add)
 
     def _add(self, index: int, add: pb.AddNode) -> Effects:
         node_id = add.node.node_id

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from raftlog.core.features import FIRST_VERSION, Level, Supported, held_back, not_allowed
-from raftlog.errors import FeatureLevelError
+from raftlog.errors import FeatureLevelError, UnavailableError
 from raftlog.model import NodeInfo
 from raftlog.pb.raftlog.internal.v1 import metadata_pb2 as pb
 
@@ -32,6 +32,14 @@ def check_node(level: int, register: pb.RegisterNode) -> FeatureLevelError | Non
         f"the cluster is at feature level {level}, and the version of node {register.node_id} supports {supported}; start a"
         f" version that supports level {level}"
     )
+
+
+def check_join(level: int, known: NodeInfo | None, add: pb.AddNode) -> UnavailableError | None:
+    """Whether a node that is not ``known``, or by another join, is still as the member that was asked to let it in saw it."""
+    incarnation = 0 if known is None else known.incarnation
+    if level < Level.RENEWAL or not add.HasField("known_incarnation") or incarnation == add.known_incarnation:
+        return None
+    return UnavailableError(f"node {add.node.node_id} has joined by another call meanwhile; ask again")
 
 
 def check_raise(level: int, nodes: Iterable[NodeInfo], raising: pb.RaiseLevel) -> FeatureLevelError | None:

@@ -21,7 +21,6 @@ import structlog
 from raftlog.core.bootstrap import Bootstrap, Effect, FounderState, Persist, Told
 from raftlog.core.features import THIS_VERSION, Level, Supported
 from raftlog.core.joining import Way, way_in
-from raftlog.core.metadata import JOIN_ID_BYTES
 from raftlog.errors import (
     BootstrapRefusedError,
     DataDirectoryError,
@@ -61,7 +60,7 @@ class IdentityGate:
     Args:
         directory: the identity.
         founders: node ids and addresses of those that the cluster begins with, this node among them.
-        rng: for the ids of the cluster and of the join.
+        rng: for the cluster's id.
         send: sends a turn to a peer.
         fail: called with what this node must not go on with.
         peers: the nodes that this one was told of.
@@ -83,7 +82,7 @@ class IdentityGate:
         supported: Supported = THIS_VERSION,
         cut: Callable[[int, str], None] = lambda _node_id, _why: None,
     ) -> None:
-        self._directory, self._rng = directory, rng
+        self._directory = directory
         self._send, self._fail, self._cut = send, fail, cut
         self.supported = supported
         self._hellos: dict[int, pb.Hello] = {}
@@ -320,17 +319,6 @@ class IdentityGate:
         """Begin to join, where this node is (still) empty; whether it does. It founds nothing from now on."""
         return self._bootstrap.joining or self._bootstrap.join()
 
-    def join_id(self) -> bytes:
-        """The id of this directory's join, chosen once: asked for again after a new start, it is the same join, and not
-        another one that makes what the first has led to an old disk.
-
-        Raises:
-            DataDirectoryError: it could not be written.
-        """
-        if not self._directory.identity.join_id:
-            self._directory.update(join_id=self._rng.randbytes(JOIN_ID_BYTES).hex())
-        return bytes.fromhex(self._directory.identity.join_id)
-
     def joined(self, cluster_id: str, incarnation: int, others: Mapping[int, str], level: int) -> None:
         """The cluster, which is at a feature level, has taken this node as ``incarnation``; durable when this returns."""
         self._directory.update(
@@ -342,7 +330,6 @@ class IdentityGate:
             others=dict(others),
             voters={},
             rejoin="",
-            join_id="",
         )
         self._bootstrap.joined(cluster_id)
         log.info("this node has joined", cluster_id=cluster_id, incarnation=incarnation)

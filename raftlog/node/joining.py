@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from raftlog.broker.joining import JOIN_METHOD, PROBE_METHOD
 from raftlog.core.clock import Clock
 from raftlog.core.joining import Patience
+from raftlog.core.metadata import JOIN_ID_BYTES
 from raftlog.core.metadata_rows import register_command
 from raftlog.errors import NodeRemovedError, RaftlogError, UnavailableError
 from raftlog.model import NodeInfo
@@ -51,6 +52,7 @@ class Joiner:
         self._clock = clock
         self._rng = rng
         self._client_ssl = client_ssl
+        self._join_id = rng.randbytes(JOIN_ID_BYTES)
         self.trouble = "it has asked nobody yet"
         """Why it has not joined yet."""
 
@@ -59,9 +61,8 @@ class Joiner:
 
         Raises:
             RaftlogError: the cluster does not take it, as it was started.
-            DataDirectoryError: the join cannot be noted.
         """
-        body, backoff, patience, logged_s = self._call(info, self._gate.join_id()), Backoff(self._rng), Patience(), -LOG_EVERY_S
+        body, backoff, patience, logged_s = self._call(info), Backoff(self._rng), Patience(), -LOG_EVERY_S
         while True:
             for address in self._addresses:
                 try:
@@ -93,7 +94,7 @@ class Joiner:
 
     async def is_removed(self, info: NodeInfo) -> NodeRemovedError | None:
         """What the first address says that knows this node as one that was removed; None where none does."""
-        body = self._call(info, b"")
+        body = self._call(info)
         for address in self._addresses:
             try:
                 await self._ask(address, PROBE_METHOD, body)
@@ -103,9 +104,9 @@ class Joiner:
                 continue
         return None
 
-    def _call(self, info: NodeInfo, join_id: bytes) -> bytes:
+    def _call(self, info: NodeInfo) -> bytes:
         return pb.JoinCall(
-            node=register_command(info), join_id=join_id, cluster_id=self._gate.cluster_id, as_founder=self._as_founder
+            node=register_command(info), join_id=self._join_id, cluster_id=self._gate.cluster_id, as_founder=self._as_founder
         ).SerializeToString()
 
     async def _ask(self, address: str, method: str, body: bytes) -> pb.JoinAnswer:

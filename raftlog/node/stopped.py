@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from raftlog.consensus.damage import damage_of
 from raftlog.consensus.journal import GroupJournal, stored_replica
 from raftlog.consensus.tail import TailCache
 from raftlog.consensus.unclean import unclean_of
@@ -25,7 +26,7 @@ from raftlog.storage.transaction import used_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedReplica:
-    """One group's replica. All but ``group``, ``name`` and ``damaged`` are 0 where it is damaged.
+    """One group's replica. All but ``group``, ``name`` and ``damaged`` are 0 where it is damaged so that it cannot be opened.
 
     ``size_bytes`` are those of its entries; ``commit_index`` is what this node knew, and may be behind.
     """
@@ -123,7 +124,7 @@ def _replica(reader: StoreReader, group: int, name: TopicPartition | None) -> St
     try:
         replica = stored_replica(reader, group) or 0
         journal = GroupJournal(group, reader, TailCache(0), _Nothing(), replica=replica, founders=())
-        unclean = unclean_of(reader, group)
+        unclean, damage = unclean_of(reader, group), damage_of(reader, group)
     except DataLossError as error:
         return StoppedReplica(group=group, name=name, damaged=str(error))
     return StoppedReplica(
@@ -139,4 +140,5 @@ def _replica(reader: StoreReader, group: int, name: TopicPartition | None) -> St
         end_offset=journal.last.next_offset if journal.last_index else 0,
         configuration=journal.configuration,
         unclean_at_ms=0 if unclean is None else unclean.at_ms,
+        damaged=damage,
     )

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from raftlog.broker.broker import FOUNDERS_INCARNATION
 from raftlog.broker.metadata_machine import command_entry
+from raftlog.consensus import damage
 from raftlog.consensus.forcing import force
 from raftlog.consensus.journal import GroupJournal, stored_replica
 from raftlog.consensus.port import Build
@@ -153,6 +154,20 @@ def forget_all(directory: Path) -> list[int]:
     def without(store: Store) -> WriteBatch:
         batch = WriteBatch()
         forgotten.extend(group for group in store.groups() if forget(store, group, batch))
+        return batch
+
+    asyncio.run(write_once(directory, without))
+    return forgotten
+
+
+def forget_damage(directory: Path, groups: Collection[int]) -> list[int]:
+    """Let replicas take part again that were found to be damaged, all or those of ``groups``: those that there were. As above."""
+    forgotten: list[int] = []
+
+    def without(store: Store) -> WriteBatch:
+        batch = WriteBatch()
+        wanted = (group for group in store.groups() if not groups or group in groups)
+        forgotten.extend(group for group in wanted if damage.forget(store, group, batch))
         return batch
 
     asyncio.run(write_once(directory, without))

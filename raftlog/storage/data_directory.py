@@ -133,7 +133,7 @@ class DataDirectory:
             set_aside(self.path, LOG_DIR, why)
         except OSError as error:
             raise DataDirectoryError(f"what is in {self.path} cannot be set aside: {error}") from error
-        self.update(damaged="", rejoin=why, join_id="", sealed=False)
+        self.update(damaged="", rejoin=why, sealed=False)
 
     def close(self) -> None:
         """Release the lock. Idempotent."""

@@ -74,8 +74,6 @@ class Identity:
     """Node id → peer address of the other nodes, as they were when this one joined."""
     rejoin: str = ""
     """Why what this node once had was set aside, empty where it was not. Such a node joins, and never begins a cluster."""
-    join_id: str = ""
-    """The join that is under way, 32 hex digits, so that who is cut short asks for the same one again; empty where none is."""
 
 
 def start(known: Identity, *, boot_nonce: str, voters: dict[int, str] | None) -> dict[str, Any]:
@@ -117,7 +115,6 @@ def encode(identity: Identity) -> bytes:
             "joined": identity.joined,
             "others": {str(node): address for node, address in identity.others.items()},
             "rejoin": identity.rejoin,
-            "join_id": identity.join_id,
         }
     line = json.dumps(facts, separators=(",", ":")).encode()
     return b"%s\n%s%08x\n" % (line, _CHECK.encode(), crc32c(line))
@@ -126,7 +123,7 @@ def encode(identity: Identity) -> bytes:
 def _says_more(identity: Identity) -> bool:
     """Whether there is something that the first version must not pass over: a feature level, or what comes of joining."""
     later = any(incarnation != 1 for incarnation, _, _ in identity.peers_seen.values())
-    joined = identity.incarnation != 1 or identity.joined or bool(identity.others or identity.rejoin or identity.join_id)
+    joined = identity.incarnation != 1 or identity.joined or bool(identity.others or identity.rejoin)
     return identity.level > Level.FIRST or later or joined
 
 
@@ -175,7 +172,6 @@ def _from_facts(facts: dict[str, Any]) -> Identity:
         joined=bool(facts.get("joined", False)),
         others={int(node): str(address) for node, address in facts.get("others", {}).items()},
         rejoin=str(facts.get("rejoin", "")),
-        join_id=str(facts.get("join_id", "")),
     )
 
 

@@ -130,21 +130,18 @@ async def test_changes_are_acted_on_in_their_order_after_the_turn() -> None:
     assert replicas.statuses() == []
 
 
-async def test_a_replica_that_has_yet_to_become_a_voter_is_not_filled() -> None:
-    """Unless the metadata does not want it to be one: a founder's is, one that came later is when its group has made it one."""
+async def test_a_replica_that_takes_the_place_of_a_lost_one_is_unfilled_until_it_votes() -> None:
+    """One that merely moves here is missed by nobody: the replica that it comes for still votes."""
     consensus = HandConsensus(1, HandNetwork())
     replicas = _replicas(consensus)
     state = MetadataState()
-    topic = _topic("t", 1, 2)
-    later = replace(topic.partitions[1], replicas=((1, 3),), lost=((1, 1),), next_replica_id=4)
-    state.topics["t"] = replace(topic, partitions=(topic.partitions[0], later))
+    topic = _topic("t", 1, 2, 3)
+    new = replace(topic.partitions[1], replicas=((1, 3),), lost=((1, 1),), next_replica_id=4)
+    moving = replace(topic.partitions[2], replicas=((1, 3),), leaving=((2, 1),), next_replica_id=4)
+    state.topics["t"] = replace(topic, partitions=(topic.partitions[0], new, moving))
     replicas.start(state)
-    first, new = consensus.logs[1], consensus.logs[2]
-    assert (replicas.filled(first), replicas.filled(new)) == (True, False)
-    new.configuration = Configuration.of((member_id(1, 1),), (member_id(1, 3),))
-    assert not replicas.filled(new)
-    new.configuration = Configuration.of((member_id(1, 3),))
-    assert replicas.filled(new)
-    new.configuration = Configuration.of(())
-    state.topics["t"] = replace(topic, partitions=(topic.partitions[0], replace(later, replicas=((2, 4),), leaving=((1, 3),))))
-    assert replicas.filled(new)
+    assert replicas.unfilled() == {2}
+    consensus.logs[2].configuration = Configuration.of((member_id(1, 1),), (member_id(1, 3),))
+    assert replicas.unfilled() == {2}
+    consensus.logs[2].configuration = Configuration.of((member_id(1, 3),))
+    assert replicas.unfilled() == set()

@@ -86,7 +86,7 @@ def test_a_number_that_no_call_can_carry_is_wrong_usage(command: str, capsys: py
             "consume",
         ),
         *("storage", "storage info", "storage check", "storage compact"),
-        *("storage force-configuration", "storage forget-unclean"),
+        *("storage force-configuration", "storage forget-unclean", "storage forget-damage"),
         *("group", "group list", "group describe", "group delete", "group seek"),
     ],
 )

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from raftlog.cli.main import run_command
+from raftlog.consensus.damage import DAMAGED_ROW
+from raftlog.pb.raftlog.internal.v1.membership_pb2 import DamagedRow
 from raftlog.storage.data_directory import stopped
 from raftlog.storage.environment import data_file
 from tests.node.test_stopped import filled
@@ -166,3 +168,20 @@ def test_lost_nodes_are_named_by_their_ids(run: Run, tmp_path: Path, lost: str) 
     code, _, err = run("force-configuration", f"--lost-nodes={lost}")
     assert code == 2
     assert "is no list of node ids" in err
+
+
+def test_what_was_found_to_be_damaged_is_told_and_takes_part_again_when_a_person_says_so(run: Run, tmp_path: Path) -> None:
+    """All of it, or that of one group; where nothing is remembered, nothing happens."""
+    asyncio.run(three_nodes(tmp_path))
+    damage = DamagedRow(why="payload of entry 3 fails its CRC32C", level=3).SerializeToString()
+    asyncio.run(put(tmp_path, {(group, 0, DAMAGED_ROW): damage for group in (1, 2)}))
+    _, out, _ = run("info", "--format", "json")
+    told = {group["group"]: (group["damaged"], group["last_index"]) for group in data(out)["groups"]}
+    assert [group for group, (why, _) in told.items() if why == "payload of entry 3 fails its CRC32C"] == [1, 2]
+    assert all(last > 0 for _, last in told.values())
+    code, out, err = run("forget-damage", "--group", "1", "--format", "json")
+    assert (code, data(out), err) == (0, {"groups": [1]}, "1 replica takes part again when the node is started\n")
+    *_, err = run("forget-damage")
+    assert err == "1 replica takes part again when the node is started\n"
+    *_, err = run("forget-damage")
+    assert err == "0 replicas take part again when the node is started\n"

@@ -6,11 +6,13 @@ import pytest
 
 from raftlog.consensus.damage import DAMAGED_ROW
 from raftlog.consensus.journal import RAFT_TABLE
+from raftlog.consensus.port import SILENT_S
 from raftlog.core.features import Features, Level
 from raftlog.errors import DataLossError
 from tests.consensus.nodes import group_of, led, others, turns_of
 from tests.consensus.test_forcing import forced, lose
-from tests.consensus.test_membership import join
+from tests.consensus.test_membership import change, join
+from tests.consensus.test_snapshots import KEPT, keeping, kept, trimmed_world
 from tests.consensus.world import GROUP, World, WorldNode
 
 
@@ -173,3 +175,49 @@ def test_below_its_level_damage_is_not_written_down() -> None:
     world = World(3, 44)
     world.run(scenario)
     assert not world.failures
+
+
+def test_a_leader_that_the_others_need_stays_and_serves_the_rest() -> None:
+    """One of two voters, or of three where one is down: without it nobody could lead. It refuses what it cannot read, no more."""
+
+    async def of_two(world: World) -> None:
+        await stays(world, *await damaged_leader(world))
+
+    async def of_three(world: World) -> None:
+        leader, index = await damaged_leader(world)
+        others(world, leader)[0].crash()
+        await world.settle(SILENT_S + 1.0)
+        await stays(world, leader, index)
+
+    async def stays(world: World, leader: WorldNode, index: int) -> None:
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        group = group_of(leader)
+        with pytest.raises(DataLossError):
+            group.read(index, index + 1, 1)
+        await world.settle(2.0)
+        assert group.damaged is None
+        assert group.ready
+        assert leader.store.row(GROUP, RAFT_TABLE, DAMAGED_ROW) is None
+
+    World(2, 46).run(of_two)
+    World(3, 47).run(of_three)
+
+
+@pytest.mark.parametrize("what", ["row", "base"])
+def test_a_leader_that_cannot_give_a_snapshot_makes_way(what: str) -> None:
+    """Nobody but a replica that comes reads this; it is filled by another leader."""
+
+    async def scenario(world: World) -> None:
+        leader, late = await trimmed_world(world), world.nodes[4]
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        group = group_of(leader)
+        if what == "row":
+            leader.store.damage_row(GROUP, KEPT, next(iter(kept(leader))))
+        else:
+            leader.store.damage_entry(GROUP, group.first_index)
+            turns_of(leader)._tail.forget(GROUP, 1, 100)
+        await change(world, group.configuration.with_learner(join(late)))
+        await world.until(lambda: group.damaged is not None)
+        await world.until(lambda: group_of(late).last_index > 1 and group_of(late).commit_index > 1)
+
+    keeping(World(4, 7, founders=3)).run(scenario)

@@ -16,6 +16,7 @@ from raftlog.errors import (
     NodeRemovedError,
     RaftlogError,
     StalePlacementError,
+    UnavailableError,
     UnknownNodeError,
     UnknownTopicOrPartitionError,
 )
@@ -319,3 +320,16 @@ def test_replica_ids_never_repeat_and_the_rows_hold_the_state(steps: list[tuple[
     rebuilt = MetadataState()
     rebuilt.load((table, key, value) for (table, key), value in rows.items())
     assert rebuilt == state
+
+
+def test_a_join_that_was_asked_for_before_another_one_is_refused() -> None:
+    """Its process may be dead, and it would make an old disk of the one that has joined. It may ask again."""
+    state = _cluster()
+    late, early = _add(5, join=1), _add(5, join=2)
+    for command in (late, early):
+        command.add_node.known_incarnation = 0
+    first = _done(state.apply(11, early)).incarnation
+    _refused(state.apply(12, late), UnavailableError)
+    assert _done(state.apply(13, early)).incarnation == first
+    late.add_node.known_incarnation = first
+    assert _done(state.apply(14, late)).incarnation == first + 1

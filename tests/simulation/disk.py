@@ -221,7 +221,7 @@ class SimulatedDirectory:
             raise DataDirectoryError(f"this data directory must not be used any more: {known.damaged}")
         if known.damaged:
             disk.set_aside()
-            self.update(damaged="", rejoin=known.damaged, join_id="", sealed=False)
+            self.update(damaged="", rejoin=known.damaged, sealed=False)
             known = self.identity
         self.update(**identity.start(known, boot_nonce=boot_nonce, voters=voters))
 

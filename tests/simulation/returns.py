@@ -106,8 +106,14 @@ class Comings(Faults):
         machine.disk.damage(group, index, self.rng.choice((-1, 5, 40)))
         self.world.damage_done = True
         self.world.covered("damage")
-        self.world.later(self.rng.uniform(0.0, 8.0), read_damaged, self.world)
+        self.world.later(self.rng.uniform(0.0, 8.0), self._read_damaged)
         return f"a bit of entry {index} of group {group} of node {machine.id} flips"
+
+    def _read_damaged(self) -> None:
+        """Until a reader has met what is damaged: a leader that the others need stays."""
+        read_damaged(self.world)
+        if any(machine.disk.damaged for machine in self.world.machines.values()):
+            self.world.later(3.0, self._read_damaged)
 
     def _join(self) -> str | None:
         if len(self.world.machines) >= MACHINES_MAX or not self.world.sealed():

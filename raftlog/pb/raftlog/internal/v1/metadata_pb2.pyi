@@ -240,9 +240,14 @@ class AddNode(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     JOIN_ID_FIELD_NUMBER: _builtins.int
     JOINED_AT_MS_FIELD_NUMBER: _builtins.int
+    KNOWN_INCARNATION_FIELD_NUMBER: _builtins.int
     join_id: _builtins.bytes
-    """Random, chosen once by the empty directory and kept in it: the same join sent again changes nothing."""
+    """Random, chosen by the process that asks: the same join sent again changes nothing."""
     joined_at_ms: _builtins.int
+    known_incarnation: _builtins.int
+    """The incarnation that the member which was asked knew of the node then; 0 where it knew of none. Another join may have been
+    committed since, and must not be undone by this one, whose process may be dead. Looked at from feature level 3 on.
+    """
     @_builtins.property
     def node(self) -> Global___RegisterNode: ...
     def __init__(
@@ -251,12 +256,15 @@ class AddNode(_message.Message):
         node: Global___RegisterNode | None = ...,
         join_id: _builtins.bytes = ...,
         joined_at_ms: _builtins.int = ...,
+        known_incarnation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_known_incarnation", b"_known_incarnation", "known_incarnation", b"known_incarnation", "node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["join_id", b"join_id", "joined_at_ms", b"joined_at_ms", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_known_incarnation", b"_known_incarnation", "join_id", b"join_id", "joined_at_ms", b"joined_at_ms", "known_incarnation", b"known_incarnation", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__known_incarnation: _TypeAlias = _typing.Literal["known_incarnation"]  # noqa: Y015
+    _WhichOneofArgType__known_incarnation: _TypeAlias = _typing.Literal["_known_incarnation", b"_known_incarnation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__known_incarnation) -> _WhichOneofReturnType__known_incarnation | None: ...
 
 Global___AddNode: _TypeAlias = AddNode  # noqa: Y015
 
