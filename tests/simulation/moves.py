@@ -61,8 +61,9 @@ def misplaced(world: World) -> list[str]:
     for group, partition in wanted.items():
         members = sorted(member_id(*one) for one in partition.replicas)
         configuration = world.configuration(group)
-        if list(configuration.voters) != members or configuration.learners or partition.leaving:
-            found.append(f"group {group} has {configuration} and {partition.leaving} leaving, wanted is {partition.replicas}")
+        going = partition.leaving + partition.lost  # until the group is known to have committed that they are out
+        if list(configuration.voters) != members or configuration.learners or going:
+            found.append(f"group {group} has {configuration} and {going} going, wanted is {partition.replicas}")
     for machine in world.healthy():
         for number in machine.groups:
             if number and (number not in wanted or machine.id not in wanted[number].nodes):
