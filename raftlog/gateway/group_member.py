@@ -33,6 +33,7 @@ from raftlog.core.consumer_protocol import PROTOCOL_TYPE, decode_assignment
 from raftlog.core.names import is_internal
 from raftlog.errors import (
     IllegalGenerationError,
+    InvalidRequestError,
     LeaderHint,
     MemberIdRequiredError,
     NotCoordinatorError,
@@ -81,7 +82,7 @@ class GroupMembership:
         self.generation = join.generation
         self.assignor = ""
         """The one that the present generation was assigned by; empty before the first."""
-        self.is_joining = False
+        self.is_joining = self._syncing = False
         self._last: frozenset[TopicPartition] = join.owned
         self._matches: dict[str, bool] = {}
         """What the pattern says to each topic's name."""
@@ -126,11 +127,14 @@ class GroupMembership:
         try:
             while True:
                 joined = await self._join_group(tuple(owned))
+                self._syncing = True
                 try:
                     assignment = await self._sync(joined)
                     break
                 except (RebalanceInProgressError, IllegalGenerationError):
                     continue  # somebody else came or went in the meantime
+                finally:
+                    self._syncing = False
         finally:
             self.is_joining = False
         # Whoever leads may be of another make: what cannot be a partition is none.
@@ -204,7 +208,11 @@ class GroupMembership:
     # What is subscribed to
 
     def _wanted(self) -> frozenset[str]:
-        """The named topics, whether they exist or not, and those that match."""
+        """The named topics, whether they exist or not, and those that match.
+
+        Raises:
+            InvalidRequestError: they are too many.
+        """
         pattern = self._join.pattern
         if pattern is None:
             return self._join.topics
@@ -215,7 +223,12 @@ class GroupMembership:
                 known = before.get(topic.name)
                 self._matches[topic.name] = pattern.matches(topic.name) if known is None else known
         matching = [name for name, matches in self._matches.items() if matches]
-        return self._join.topics.union(matching[:TOPICS_MAX])
+        if len(matching) > TOPICS_MAX:
+            raise InvalidRequestError(
+                f"join.pattern matches {len(matching)} topics; a member subscribes to {TOPICS_MAX} at most: narrow the pattern,"
+                " or let several groups share the topics"
+            )
+        return self._join.topics.union(matching)
 
     def _partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -261,6 +274,8 @@ class GroupMembership:
             RebalanceInProgressError: the present generation is over, or not there yet; commit again in a moment.
             RaftlogError: as ``GroupBroker.commit_offsets``.
         """
+        if self._syncing:  # the generation is the next one already, and what it gives to whom is not known here
+            raise RebalanceInProgressError("the group is being rebalanced; commit again in a moment")
         try:
             return await self._groups.commit_offsets(self._name(), offsets)
         except (UnknownMemberError, IllegalGenerationError) as error:
@@ -293,7 +308,7 @@ class GroupMembership:
 
     async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """``call()``, by rule 1."""
-        pause_s = RETRY_PAUSE_S_MIN
+        pause_s, failing_since = RETRY_PAUSE_S_MIN, 0.0
         session_timeout_s = self._join.session_timeout_ms / 1_000
         while True:
             try:
@@ -302,7 +317,8 @@ class GroupMembership:
                 if not error.retriable:
                     self._heard_at = self._loop.time()
                     raise
-                if self._loop.time() - self._heard_at >= session_timeout_s:
+                failing_since = failing_since or self._loop.time()  # a join may have waited for longer than the session
+                if self._loop.time() - max(self._heard_at, failing_since) >= session_timeout_s:
                     raise
             else:
                 self._heard_at = self._loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from raftlog.broker.group_port import NO_GENERATION, GroupBroker, GroupMember, GroupState
 from raftlog.broker.port import Broker
@@ -10,6 +11,7 @@ from raftlog.errors import GroupIdNotFoundError, InvalidRequestError, RaftlogErr
 from raftlog.gateway import group_wire as wire
 from raftlog.gateway.group_offsets import SeekCall, group_offsets
 from raftlog.gateway.group_session import GroupSession
+from raftlog.gateway.requests import parsed
 from raftlog.gateway.rpc import Handler, Handlers
 from raftlog.gateway.status import Context, to_status
 from raftlog.model import TopicPartition
@@ -27,7 +29,7 @@ class GroupService:
     def handlers(self, make: Handlers) -> dict[str, Handler]:
         """A handler for each call of the service."""
         return {
-            "Session": make.both_streams(self.session, pb.SessionRequest.FromString, pb.SessionResponse),
+            "Session": make.both_streams(self.session, partial(parsed, pb.SessionRequest), pb.SessionResponse),
             "CommitOffsets": make.unary(self.commit_offsets, pb.CommitOffsetsRequest, pb.CommitOffsetsResponse),
             "FetchOffsets": make.unary(self.fetch_offsets, pb.FetchOffsetsRequest, pb.FetchOffsetsResponse),
             "ListGroups": make.unary(self.list_groups, pb.ListGroupsRequest, pb.ListGroupsResponse),
@@ -78,11 +80,13 @@ class GroupService:
             generation=group.generation,
             members=[wire.member(one, group.protocol_type) for one in group.members],
         )
+        if group.state is GroupState.DEAD:
+            return response  # there is no such group: to look for its coordinator would make the topic that keeps groups
         try:
             response.coordinator = (await self._groups.find_coordinator(group_id)).node_id
         except RaftlogError:
             response.coordinator = 0  # it answered a moment ago; the description is worth having without its name
-        if request.offsets and group.state is not GroupState.DEAD:
+        if request.offsets:
             committed = await self._groups.fetch_offsets(group_id, None)
             assigned = {TopicPartition(tp.topic, tp.partition) for one in response.members for tp in one.assignment}
             response.offsets.extend(await group_offsets(self._broker, assigned | committed.keys(), committed, lag=True))

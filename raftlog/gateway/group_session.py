@@ -8,9 +8,11 @@ Rules:
 2. Before a rebalance by an eager assignor everything is revoked; after one by a cooperative assignor what has gone elsewhere is,
    and the member joins again, so that the next generation can give it away (KIP-429). Where a group turns from a cooperative to
    an eager assignor (a client joined that knows no other), members still read when they join: all that they have is lost.
-3. The member heartbeats while the client is waited for. A client that is silent for its session timeout (its machine may be gone,
-   and the connection not know it), or that makes no progress and acknowledges nothing for its rebalance timeout, is taken out of
-   the group, so that the others go on without it.
+3. The member heartbeats while the client is waited for, and joins rebalances, as long as the client is heard of: of one that has
+   been quiet for ``QUIET_SHARE`` of its session timeout (its machine may be gone, and the connection not know it) nobody knows
+   whether it has gone on at another node, under the same member id. Its session ends after its session timeout, and leaves it to
+   the coordinator to take the member out when nobody else heartbeats for it. A client that makes no progress and acknowledges
+   nothing for its rebalance timeout is taken out of the group, so that the others go on without it.
 4. Requests are carried out one at a time, in their order: a commit that was sent before an acknowledgement is done before it.
 5. A client that ends its side leaves. A stream that breaks, or ends because the node stops, leaves nothing but a member that is
    silent: the client has the session timeout to come back with its member id, at any node, without a rebalance of the others.
@@ -38,6 +40,7 @@ from raftlog.errors import (
 )
 from raftlog.gateway import group_wire as wire
 from raftlog.gateway.group_member import Assigned, GroupMembership
+from raftlog.gateway.rpc import unless
 from raftlog.gateway.status import Context
 from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.v1 import group_service_pb2 as pb
@@ -50,12 +53,19 @@ HEARTBEATS_PER_SESSION: Final = 3
 
 CLIENT_CHECK_S_MIN: Final = 0.1
 """Between looks at when the client was heard of, at least."""
+QUIET_SHARE: Final = 1 / 3
+"""Of its session timeout: a client that polls as often as the contract advises has been heard of within."""
 REJOIN_PAUSE_S: Final = 0.05
-"""Before a member that was forgotten joins anew: a coordinator that forgets at once must not be asked in a tight loop."""
+"""Before a member that was forgotten, or whose join was ended by another, joins anew: neither a coordinator that forgets at once
+nor a second session of the same member must be met in a tight loop."""
 
 
 class _ExpelledError(UnknownMemberError):
     """The client was silent for too long. Ends the session, where being unknown to the coordinator only begins it anew."""
+
+
+class _SilentError(_ExpelledError):
+    """It may be back at another node: its member is not taken out."""
 
 
 class GroupSession:
@@ -70,7 +80,7 @@ class GroupSession:
         self._writing = asyncio.Lock()
         self._owned: set[TopicPartition] = set()
         self._revoke_id = 0
-        self._acknowledged = asyncio.Event()
+        self._acknowledged, self._heard = asyncio.Event(), asyncio.Event()
         self._client_heard_at = self._progress_at = self._loop.time()
         self._committing = False
         """The client waits for us, not we for it."""
@@ -83,7 +93,7 @@ class GroupSession:
         Raises:
             RaftlogError: the member cannot go on here, or the node stops.
         """
-        first = await self._context.read()
+        first = await unless(self._stopping, self._context.read())
         if first is grpc.aio.EOF:
             raise InvalidRequestError("the session ended before it had begun; send join first")
         self._join = wire.join(first)
@@ -97,6 +107,8 @@ class GroupSession:
                 await self._read()
                 for task in tasks:
                     task.cancel()
+        except* _SilentError:
+            raise
         except* _ExpelledError:
             # When the member has ended, or it would hear that it is none any more, and join anew.
             await self._member.leave()
@@ -112,6 +124,7 @@ class GroupSession:
     async def _read(self) -> None:
         while (request := await self._context.read()) is not grpc.aio.EOF:
             self._client_heard_at = self._loop.time()
+            self._heard.set()
             if not request.poll.working:
                 self._progress_at = self._client_heard_at
             await self._carry_out(request)
@@ -129,7 +142,8 @@ class GroupSession:
     async def _commit(self, request: pb.CommitSession) -> None:
         outcomes: dict[TopicPartition, RaftlogError | None] = {}
         offsets: dict[TopicPartition, CommittedOffset] = {}
-        for tp, offset in wire.new_offsets(request.offsets).items():
+        asked = wire.new_offsets(request.offsets)
+        for tp, offset in asked.items():
             if tp in self._owned:
                 offsets[tp] = offset
             else:
@@ -143,7 +157,7 @@ class GroupSession:
             finally:
                 self._committing = False
                 self._client_heard_at = self._progress_at = self._loop.time()
-        committed = pb.Committed(commit_id=request.commit_id, results=wire.results(outcomes))
+        committed = pb.Committed(commit_id=request.commit_id, results=wire.results({tp: outcomes[tp] for tp in asked}))
         await self._write(pb.SessionResponse(committed=committed))
 
     async def _watch_client(self) -> None:
@@ -155,13 +169,28 @@ class GroupSession:
             idling_left_s = self._progress_at + rebalance_ms / 1_000 - now
             if not self._committing:
                 if silence_left_s <= 0:
-                    self._expel("said nothing", session_ms)
+                    self._expel("said nothing", session_ms, _SilentError)
                 if idling_left_s <= 0:
                     self._expel("made no progress", rebalance_ms)
             await asyncio.sleep(max(min(silence_left_s, idling_left_s), CLIENT_CHECK_S_MIN))
 
-    def _expel(self, what: str, timeout_ms: int) -> NoReturn:
-        raise _ExpelledError(
+    @property
+    def _quiet(self) -> bool:
+        """Rule 3: whether the client may be elsewhere."""
+        silent_s = self._loop.time() - self._client_heard_at
+        return not self._committing and silent_s > QUIET_SHARE * self._join.session_timeout_ms / 1_000
+
+    async def _client_is_heard(self) -> None:
+        if self._quiet:
+            self._heard.clear()
+            await self._heard.wait()
+
+    async def _heartbeat(self) -> None:
+        if not self._quiet:
+            await self._member.heartbeat()
+
+    def _expel(self, what: str, timeout_ms: int, kind: type[_ExpelledError] = _ExpelledError) -> NoReturn:
+        raise kind(
             f"the client {what} for {timeout_ms} ms, and is no longer in the group; "
             "open another session, and ask for less at a time or for longer timeouts"
         )
@@ -173,8 +202,13 @@ class GroupSession:
         if self._member.is_static or self._member.member_id:
             await self._tell_membership(self._member.member_id)
         while True:
+            await self._client_is_heard()
             try:
-                await self._rebalance()
+                try:
+                    await self._rebalance()
+                except RebalanceInProgressError:
+                    await asyncio.sleep(REJOIN_PAUSE_S)
+                    continue
                 await self._stay()
             except RebalanceInProgressError:
                 continue
@@ -189,7 +223,7 @@ class GroupSession:
         """Heartbeat until there has to be another rebalance."""
         while not self._member.is_outdated():
             await asyncio.sleep(self._heartbeat_s)
-            await self._member.heartbeat()
+            await self._heartbeat()
 
     @property
     def _heartbeat_s(self) -> float:
@@ -231,7 +265,7 @@ class GroupSession:
                 if self._loop.time() >= deadline:
                     self._expel("did not acknowledge a revocation", self._join.rebalance_timeout_ms)
                 try:
-                    await self._member.heartbeat()
+                    await self._heartbeat()
                 except RebalanceInProgressError:
                     continue  # as we know, or as we are about to find out
         self._owned -= tps

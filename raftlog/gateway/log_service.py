@@ -10,9 +10,9 @@ from raftlog.errors import RaftlogError
 from raftlog.gateway import requests
 from raftlog.gateway.fetch import fetch
 from raftlog.gateway.port import GatewayMetrics
-from raftlog.gateway.publish import Publisher, encode_outcome
+from raftlog.gateway.publish import Publisher, encode_outcomes
 from raftlog.gateway.publish_stream import PublishStream, read_request
-from raftlog.gateway.rpc import Handler, Handlers
+from raftlog.gateway.rpc import Handler, Handlers, unless
 from raftlog.gateway.status import Context, reason_of, to_status
 from raftlog.gateway.subscribe import Subscription
 from raftlog.gateway.wire import encode_subscribe_response
@@ -47,7 +47,7 @@ class LogService:
         outcomes = await self._publisher.outcomes(prepared)
         if len(outcomes) == 1 and isinstance(outcomes[0][1], RaftlogError):
             raise outcomes[0][1]
-        return pb.PublishResponse(results=[encode_outcome(*outcome) for outcome in outcomes])
+        return pb.PublishResponse(results=encode_outcomes(outcomes))
 
     async def publish_stream(self, context: Context) -> None:
         """See ``gateway.publish_stream``."""
@@ -55,7 +55,8 @@ class LogService:
 
     async def fetch(self, request: pb.FetchRequest) -> pb.FetchResponse:
         """See ``gateway.fetch``."""
-        return await fetch(self._broker, self._metrics, request)
+        fetching = fetch(self._broker, self._metrics, request)
+        return await unless(self._stopping, fetching) if request.max_wait_ms else await fetching
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Context) -> None:
         """See ``gateway.subscribe``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from google.rpc.status_pb2 import Status
 
 from raftlog.broker.port import Broker, Published
 from raftlog.core.clock import Clock
@@ -97,12 +99,12 @@ class Publisher:
 
     async def publish(self, prepared: Prepared) -> list[PublishResult]:
         """As ``outcomes``, encoded."""
-        return [encode_outcome(*outcome) for outcome in await self.outcomes(prepared)]
+        return encode_outcomes(await self.outcomes(prepared))
 
     def failed(self, error: BaseException) -> PublishResult:
         """The result of a request that failed as a whole."""
         self._metrics.failed(reason_of(error))
-        return failed_result(error)
+        return _failed(to_status(error), TopicPartition("", 0))
 
     def _count(self, outcomes: list[Outcome | None], batches: int, size_bytes: int, seconds: float) -> None:
         self._metrics.published(batches, size_bytes, seconds)
@@ -120,10 +122,20 @@ def _count(request: PublishRequest) -> int:
     return count
 
 
-def encode_outcome(tp: TopicPartition, outcome: Published | RaftlogError, delta: int) -> PublishResult:
-    """An outcome as the contract has it."""
-    if isinstance(outcome, BaseException):
-        return failed_result(outcome, tp)
+def encode_outcomes(outcomes: Iterable[Outcome]) -> list[PublishResult]:
+    """Outcomes as the contract has them. An error that many items share is taken apart once: it costs more than they do."""
+    known: dict[int, Status] = {}
+    results = []
+    for tp, outcome, delta in outcomes:
+        if isinstance(outcome, BaseException):
+            status = known.get(id(outcome)) or known.setdefault(id(outcome), to_status(outcome))
+            results.append(_failed(status, tp))
+        else:
+            results.append(_published(tp, outcome, delta))
+    return results
+
+
+def _published(tp: TopicPartition, outcome: Published, delta: int) -> PublishResult:
     return PublishResult(
         topic=tp.topic,
         partition=tp.partition,
@@ -133,9 +145,7 @@ def encode_outcome(tp: TopicPartition, outcome: Published | RaftlogError, delta:
     )
 
 
-def failed_result(error: BaseException, tp: TopicPartition | None = None) -> PublishResult:
-    """A result that holds ``error``."""
-    topic, partition = (tp.topic, tp.partition) if tp is not None else ("", 0)
+def _failed(status: Status, tp: TopicPartition) -> PublishResult:
     return PublishResult(
-        topic=topic, partition=partition, offset=-1, log_append_time_ms=-1, log_start_offset=-1, error=to_status(error)
+        topic=tp.topic, partition=tp.partition, offset=-1, log_append_time_ms=-1, log_start_offset=-1, error=status
     )

@@ -6,7 +6,8 @@ Rules:
    order in which they were started (the loop's ready queue is first in, first out), and the broker decides offsets before its
    first await.
 2. What is in flight is bounded in number and bytes, from reading a request to having written its ack: beyond it the stream is
-   not read, gRPC's window fills, and the client waits. A client that does not read its acks stops itself in the same way.
+   not read, gRPC's window fills, and the client waits. A client that does not read its acks stops itself in the same way. The
+   errors of an ack count as well: many small records that fail take far more than their request.
 3. Acks that are ready together leave in one message: a message costs 0.1 ms and more, whatever it holds.
 4. A request that fails fails alone. The stream ends when the client has closed its side and has all its acks, or with
    SHUTTING_DOWN when the node stops: then no more is read, and what is in flight is answered first. Before that status goes a
@@ -23,7 +24,7 @@ import grpc
 
 from raftlog.errors import ShuttingDownError
 from raftlog.gateway.publish import Prepared, Publisher
-from raftlog.gateway.requests import MIB
+from raftlog.gateway.requests import MIB, parsed
 from raftlog.gateway.status import Context
 from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamAck, PublishStreamRequest, PublishStreamResponse
 from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
@@ -32,13 +33,15 @@ PUBLISH_IN_FLIGHT_MAX: Final = 1_000
 """Requests of one stream without an ack; a busy client of ours has a few hundred."""
 PUBLISH_IN_FLIGHT_BYTES_MAX: Final = 16 * MIB
 """Bytes of them, passed by at most one request: at 200 MB/s, the most that gRPC in Python takes in, 80 ms of data."""
+FAILED_RESULT_BYTES: Final = 2_000
+"""What a failed result takes until it is written (measured: 1,800 bytes)."""
 RESULTS_PER_RESPONSE: Final = 2_000
 """Acks are added to a response until it has so many results: with one request's at most, well below a client's limit."""
 
 
 def read_request(raw: bytes) -> tuple[PublishStreamRequest, int]:
     """A request and its size in bytes, which protobuf could find out again only by encoding it."""
-    return PublishStreamRequest.FromString(raw), len(raw)
+    return parsed(PublishStreamRequest, raw), len(raw)
 
 
 class PublishStream:
@@ -103,6 +106,10 @@ class PublishStream:
         self._answer(correlation_id, results, size_bytes)
 
     def _answer(self, correlation_id: int, results: list[PublishResult], size_bytes: int) -> None:
+        if len(results) > 1:  # of a single one, the number of requests is the bound
+            failed_bytes = sum(FAILED_RESULT_BYTES for result in results if result.HasField("error"))
+            self._in_flight_bytes += failed_bytes
+            size_bytes += failed_bytes
         self._acks.append((PublishStreamAck(correlation_id=correlation_id, results=results), size_bytes))
         self._wake_writer.set()
 

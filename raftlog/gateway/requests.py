@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from raftlog.broker.port import EARLIEST, LATEST
 from raftlog.errors import InvalidRequestError
@@ -22,12 +24,26 @@ FETCH_WAIT_MS_MAX: Final = 60_000
 PARTITIONS_MAX: Final = 1_000
 """Partitions in one fetch, subscription or lookup: each costs a task."""
 
+_Message = TypeVar("_Message", bound=Message)
+
 _ACKS: Final[dict[int, Acks]] = {
     records_pb.ACKS_UNSPECIFIED: Acks.ALL,
     records_pb.ACKS_ALL: Acks.ALL,
     records_pb.ACKS_LEADER: Acks.LEADER,
     records_pb.ACKS_NONE: Acks.NONE,
 }
+
+
+def parsed(kind: type[_Message], raw: bytes) -> _Message:
+    """The message of a request's bytes.
+
+    Raises:
+        InvalidRequestError: they are none.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequestError(f"the request is no {kind.DESCRIPTOR.name}: {error}") from error
 
 
 def topic_name(name: str, field: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -12,10 +13,12 @@ from google.protobuf.message import Message
 
 from raftlog.errors import InvalidRequestError, RaftlogError, ShuttingDownError
 from raftlog.gateway.port import GatewayMetrics
+from raftlog.gateway.requests import parsed
 from raftlog.gateway.status import Context, abort, reason_of
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
+_Result = TypeVar("_Result")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -25,6 +28,30 @@ def first_error(error: BaseException) -> BaseException:
         return error
     leaves = [first_error(leaf) for leaf in error.exceptions]
     return next((leaf for leaf in leaves if isinstance(leaf, RaftlogError)), leaves[0])
+
+
+async def unless(stopping: asyncio.Event, work: Awaitable[_Result]) -> _Result:
+    """What ``work`` comes to, if that is before the node stops.
+
+    Raises:
+        ShuttingDownError: the node stops; the work has been cancelled.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(_result_of(work))
+            stop = group.create_task(stopping.wait())
+            await asyncio.wait((working, stop), return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            stop.cancel()
+    except BaseExceptionGroup as error:
+        raise first_error(error) from None
+    if working.cancelled():
+        raise ShuttingDownError("the node is stopping; go on at another node")
+    return working.result()
+
+
+async def _result_of(work: Awaitable[_Result]) -> _Result:
+    return await work
 
 
 class Handlers:
@@ -61,16 +88,17 @@ class Handlers:
     ) -> Handler:
         """One request, one response."""
 
-        async def handle(message: _Request, context: Context) -> _Response:
+        async def handle(raw: bytes, context: Context) -> _Response:
             with self._call():
                 try:
                     self._refuse_when_stopping()
-                    return await call(message)
+                    return await call(parsed(request, raw))
                 except Exception as error:
-                    del message  # gRPC keeps the frames of a call that it aborts, until the garbage collector comes
+                    del raw  # gRPC keeps the frames of a call that it aborts, until the garbage collector comes
                     await self._fail(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(handle, request.FromString, response.SerializeToString)
+        # Parsed above: an error here would be told by gRPC, in its own way.
+        return grpc.unary_unary_rpc_method_handler(handle, None, response.SerializeToString)
 
     def unary_large(
         self, call: Callable[[_Request], Awaitable[_Response]], request: type[_Request], response: type[_Response]
@@ -89,23 +117,23 @@ class Handlers:
                 except Exception as error:
                     await self._fail(context, error)
 
-        return grpc.stream_unary_rpc_method_handler(handle, request.FromString, response.SerializeToString)
+        return grpc.stream_unary_rpc_method_handler(handle, partial(parsed, request), response.SerializeToString)
 
     def server_stream(
         self, call: Callable[[_Request, Context], Awaitable[None]], request: type[_Request], write: Callable[[Any], bytes]
     ) -> Handler:
         """One request; ``call`` writes to the context what ``write`` makes bytes of."""
 
-        async def handle(message: _Request, context: Context) -> None:
+        async def handle(raw: bytes, context: Context) -> None:
             with self._call():
                 try:
                     self._refuse_when_stopping()
-                    await call(message, context)
+                    await call(parsed(request, raw), context)
                 except Exception as error:
-                    del message  # as above
+                    del raw  # as above
                     await self._fail(context, error)
 
-        return grpc.unary_stream_rpc_method_handler(handle, request.FromString, write)
+        return grpc.unary_stream_rpc_method_handler(handle, None, write)
 
     def both_streams(
         self, call: Callable[[Context], Awaitable[None]], read: Callable[[bytes], object], response: type[_Response]

@@ -12,7 +12,7 @@ The encoding, which the client reads back:
    - ``google.rpc.RetryInfo`` for errors that have a ``retry_after_ms``: nothing was done, try again after the delay.
 3. An exception that is no ``RaftlogError`` is a fault of ours: INTERNAL, reason ``INTERNAL``, and a short id which also stands in
    the node's log beside the traceback. Nothing else about it leaves the node.
-4. Texts are cut to ``MESSAGE_CHARS_MAX``: trailing metadata beyond 8 KiB would fail the call in another way.
+4. Texts are cut to ``MESSAGE_BYTES_MAX`` as they travel: trailing metadata beyond 8 KiB would fail the call in another way.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ DOMAIN: Final = "raftlog"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where gRPC's richer error model keeps its ``google.rpc.Status``."""
 INTERNAL_REASON: Final = "INTERNAL"
-MESSAGE_CHARS_MAX: Final = 1_000
-"""Message and details hold the text once each, up to 4 bytes a character percent-encoded or not: well below gRPC's 8 KiB for
-ASCII, which our texts are but for names that clients sent, and those are cut sooner."""
-_METADATA_CHARS_MAX: Final = 200
+MESSAGE_BYTES_MAX: Final = 1_000
+"""Of a text, with what is not ASCII counted thrice, as percent-encoding makes it: message and details hold the text once each,
+and the details are a third longer in base64, all of which has to fit into 8 KiB."""
+_METADATA_BYTES_MAX: Final = 200
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -66,18 +66,27 @@ def _internal(error: BaseException) -> Status:
 
 
 def _status(code_name: str, message: str, reason: str, metadata: dict[str, str]) -> Status:
-    message = _cut(message, MESSAGE_CHARS_MAX)
+    message = _cut(message, MESSAGE_BYTES_MAX)
     status = Status(code=grpc.StatusCode[code_name].value[0], message=message)
     info = ErrorInfo(reason=reason, domain=DOMAIN)
-    info.metadata.update({key: _cut(value, _METADATA_CHARS_MAX) for key, value in metadata.items()})
+    info.metadata.update({key: _cut(value, _METADATA_BYTES_MAX) for key, value in metadata.items()})
     status.details.add().Pack(info)
     return status
 
 
-def _cut(text: str, chars_max: int) -> str:
-    """At most ``chars_max`` characters, fit for UTF-8 (a lone surrogate would break the encoding)."""
-    text = text if len(text) <= chars_max else text[: chars_max - 1] + "…"
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _cut(text: str, bytes_max: int) -> str:
+    """At most ``bytes_max`` bytes as it travels, fit for UTF-8 (a lone surrogate would break the encoding)."""
+    text = text[: bytes_max + 1].encode("utf-8", "replace").decode("utf-8")
+    if _travelling_bytes(text) <= bytes_max:
+        return text
+    while _travelling_bytes(text) > bytes_max - _travelling_bytes("…"):
+        text = text[: len(text) * 9 // 10]
+    return text + "…"
+
+
+def _travelling_bytes(text: str) -> int:
+    """Of a text in gRPC's ``grpc-message``, where each byte that is not printable ASCII, and each percent sign, takes three."""
+    return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
 
 
 def reason_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.v1.log_service_pb2 import SubscribeRequest, SubscribeResponse
 from raftlog.pb.raftlog.v1.records_pb2 import Header, Record
 from raftlog.records import batch as record_batch
+from raftlog.records.compression import Codec
 
 SUBSCRIBE_WAIT_S: Final = 10.0
 """How long a fetch waits at the tail before it asks again."""
@@ -43,7 +44,8 @@ RETRY_PAUSE_S_MAX: Final = 1.0
 RECORDS_PER_RESPONSE: Final = 1_000
 """Decoded records in one response: some 3 ms of encoding between two turns of the loop."""
 DECODE_INLINE_BYTES_MAX: Final = 32 * 1024
-"""A batch up to this size is decoded on the loop: some 5 ms at worst, where a bigger one could delay heartbeats."""
+"""A batch up to this size that is not compressed is decoded on the loop: some 5 ms at worst. Of a bigger one, or of one whose
+size is not known before, that could delay heartbeats."""
 
 _T = TypeVar("_T")
 
@@ -142,7 +144,7 @@ class Subscription:
         ready: list[Record] = []
         size_bytes = 0
         for data in fetched.batches:
-            for record in await _decode(data):
+            for record in await _records(follower.tp, data):
                 if record.offset < follower.offset:
                     continue
                 if len(ready) >= RECORDS_PER_RESPONSE or size_bytes >= self._bytes_max:
@@ -151,8 +153,8 @@ class Subscription:
                     await self._context.write(response)
                     ready.clear()
                     size_bytes = 0
-                ready.append(_encode(record))
-                size_bytes += len(record.key or b"") + len(record.value or b"")
+                ready.append(record)
+                size_bytes += len(record.key) + len(record.value)
         response = _response(follower.tp, fetched, fetched.next_offset)
         response.records.extend(ready)
         await self._context.write(response)
@@ -180,14 +182,27 @@ def _response(tp: TopicPartition, fetched: Fetched, next_offset: int) -> Subscri
     )
 
 
-async def _decode(data: bytes | memoryview) -> list[record_batch.Record]:
-    """A stored batch's records; a big batch is taken apart beside the loop."""
+async def _records(tp: TopicPartition, data: bytes | memoryview) -> list[Record]:
+    """A stored batch's records; a big batch is taken apart beside the loop.
+
+    Raises:
+        DataLossError: it passes its check, and says what no record can be.
+    """
+    header = record_batch.read_header(data)
     try:
-        if len(data) <= DECODE_INLINE_BYTES_MAX:
-            return record_batch.decode(data)
-        return await asyncio.to_thread(record_batch.decode, data)
-    except CorruptMessageError as error:
-        raise DataLossError(f"a stored batch cannot be decoded: {error}") from error
+        if len(data) <= DECODE_INLINE_BYTES_MAX and header.codec is Codec.NONE:
+            return _decode(data)
+        return await asyncio.to_thread(_decode, data)
+    except (CorruptMessageError, ValueError) as error:  # the latter where a time is beyond 64 bits
+        first, last = header.base_offset, header.base_offset + header.last_offset_delta
+        raise DataLossError(
+            f"the stored batch of {tp} with offsets {first} to {last} cannot be decoded: {error}; go on behind it, from"
+            f" {last + 1}"
+        ) from error
+
+
+def _decode(data: bytes | memoryview) -> list[Record]:
+    return [_encode(record) for record in record_batch.decode(data)]
 
 
 def _encode(record: record_batch.Record) -> Record:

@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from raftlog.broker.group_port import Leaver
-from raftlog.errors import CoordinatorNotAvailableError, RaftlogError, UnknownMemberError
-from raftlog.gateway.group_session import GroupSession
+from raftlog.errors import CoordinatorNotAvailableError, RaftlogError, RebalanceInProgressError, UnknownMemberError
+from raftlog.gateway.group_session import QUIET_SHARE, GroupSession
 from raftlog.pb.raftlog.v1 import group_service_pb2 as pb
 from tests.gateway.fake_broker import FakeBroker
 from tests.gateway.fake_groups import FakeGroups
@@ -119,7 +119,7 @@ class SlowToLeave(FakeGroups):
 async def test_who_is_expelled_does_not_come_back_by_itself() -> None:
     """Not even while the coordinator's answer to its leaving is on its way: the others would wait for a ghost."""
     groups = SlowToLeave()
-    async with live(groups, session_timeout_ms=300) as one:
+    async with live(groups, rebalance_timeout_ms=300) as one:
         assert isinstance(await one.ended(), UnknownMemberError)
         assert len(groups.left) == 1
         assert groups.group("g").members == {}
@@ -137,13 +137,26 @@ async def test_a_client_that_makes_progress_stays() -> None:
         assert len(one.groups.left) == 1
 
 
-async def test_a_client_that_falls_silent_is_expelled_after_its_session_timeout() -> None:
-    """Its machine may be gone, and the connection not know it."""
-    async with live(session_timeout_ms=300) as one:
+async def test_a_client_that_falls_silent_loses_its_session_and_leaves_its_member_to_the_coordinator() -> None:
+    """Its machine may be gone, and the connection not know it; or it has gone on at another node, as the same member."""
+    async with live(session_timeout_ms=600) as one:
         error = await one.ended()
         assert isinstance(error, UnknownMemberError)
-        assert "said nothing for 300 ms" in str(error)
-        assert len(one.groups.left) == 1
+        assert "said nothing for 600 ms" in str(error)
+        assert one.groups.left == []
+
+
+async def test_nobody_heartbeats_for_a_client_that_is_quiet_or_joins_again_for_it() -> None:
+    """Where the client has gone on at another node, the two sessions would drive each other out for ever."""
+    async with live(session_timeout_ms=3_000) as one:
+        await one.beats(1)
+        await asyncio.sleep(3.0 * QUIET_SHARE + 0.05)
+        beats = one.groups.calls.count("heartbeat")
+        one.groups.failures["heartbeat"] = [RebalanceInProgressError("join again")]
+        await asyncio.sleep(0.7)
+        assert (one.groups.calls.count("heartbeat"), one.context.said("revoke")) == (beats, 0)
+        one.context.requests.put_nowait(pb.SessionRequest(poll=PROGRESS))
+        await until(lambda: one.context.said("revoke") == 1)  # what comes before it joins again
 
 
 async def test_an_acknowledgement_that_does_not_come_gets_the_client_expelled() -> None:

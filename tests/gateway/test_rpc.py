@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, NoReturn
 
 import grpc
 import pytest
 
-from raftlog.errors import OverloadedError, RaftlogError
+from raftlog.errors import OverloadedError, RaftlogError, ShuttingDownError
 from raftlog.gateway.port import NoMetrics
-from raftlog.gateway.rpc import Handlers
-from raftlog.pb.raftlog.v1.log_service_pb2 import PublishRequest, PublishResponse
+from raftlog.gateway.rpc import Handlers, unless
+from raftlog.pb.raftlog.v1.log_service_pb2 import PublishResponse
 
 
 class Held:
     """Stands for the megabytes of a request."""
+
+    newest: weakref.ref[Held]
+
+    @classmethod
+    def FromString(cls, raw: bytes) -> Held:
+        """See ``Message``."""
+        made = cls()
+        cls.newest = weakref.ref(made)
+        return made
 
 
 class Caller:
@@ -47,11 +56,43 @@ async def test_a_refused_call_is_let_go_at_once(no_collector: None) -> None:
         outcomes: list[RaftlogError] = [OverloadedError("later")]
         raise outcomes[0]
 
-    handler: Any = Handlers(NoMetrics(), asyncio.Event()).unary(call, PublishRequest, PublishResponse)
-    request, caller = Held(), Caller()
-    gone = weakref.ref(request)
-    running = handler.unary_unary(request, caller)
-    del request
+    handlers: Any = Handlers(NoMetrics(), asyncio.Event())
+    caller = Caller()
     with pytest.raises(grpc.aio.AbortError):
-        await running
-    assert gone() is None
+        await handlers.unary(call, Held, PublishResponse).unary_unary(b"", caller)
+    assert Held.newest() is None
+
+
+async def test_work_ends_when_the_node_stops() -> None:
+    """It is cancelled, and its caller told; what is done before is done."""
+    stopping = asyncio.Event()
+    assert await unless(stopping, asyncio.sleep(0, 7)) == 7
+    with pytest.raises(OverloadedError):
+        await unless(stopping, fails())
+    ended = asyncio.Event()
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_told(unless(stopping, waits())))
+        await asyncio.sleep(0)
+        stopping.set()
+    assert isinstance(waiting.result(), ShuttingDownError)
+    assert ended.is_set()
+
+
+async def fails() -> None:
+    """Work that fails."""
+    raise OverloadedError("later")
+
+
+async def _told(work: Coroutine[Any, Any, None]) -> BaseException | None:
+    try:
+        await work
+    except RaftlogError as error:
+        return error
+    return None

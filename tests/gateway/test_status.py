@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
+from urllib.parse import quote
 
 import pytest
 
@@ -15,8 +17,11 @@ from raftlog.errors import (
     OverloadedError,
     RaftlogError,
 )
-from raftlog.gateway.status import MESSAGE_CHARS_MAX, to_status
+from raftlog.gateway.status import MESSAGE_BYTES_MAX, to_status
 from tests.gateway.helpers import told
+
+PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)
+"""What travels as it is."""
 
 
 def test_an_out_of_range_error_carries_earliest_and_latest() -> None:
@@ -59,12 +64,13 @@ def test_an_unexpected_error_leaves_only_its_id(caplog: pytest.LogCaptureFixture
     assert "secret" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["x" * 100_000, "\ud800" * 10])
+@pytest.mark.parametrize("text", ["x" * 100_000, "\ud800" * 10, "é" * 5_000, "あ" * 5_000, "😀" * 5_000, "%" * 5_000])
 def test_a_text_is_cut_to_what_trailers_carry(text: str) -> None:
     """gRPC's limit on metadata, or a broken character, must not turn one error into another."""
     status = to_status(InvalidRequestError(text))
-    assert len(status.message) <= MESSAGE_CHARS_MAX
-    assert len(status.SerializeToString()) < 4_096
+    travels = len(quote(status.message, safe=PLAIN)) + len(b64encode(status.SerializeToString()))
+    assert len(quote(status.message, safe=PLAIN)) <= MESSAGE_BYTES_MAX
+    assert travels < 4_096
 
 
 def test_an_error_without_a_text_still_says_its_reason() -> None:
