@@ -4,7 +4,8 @@ groups as they live.
 Rules:
 
 1. Live groups exist while this node leads and serves (``GroupMachine`` rule 2). They are made of the replicated records when
-   that begins, and dropped when it ends: whoever waits then is told at once to ask the next coordinator.
+   that begins, or when somebody asks for one, and dropped when it ends: whoever waits then is told at once to ask the next
+   coordinator.
 2. What a live group wants (``core.groups.effects``) is done after each call on it, answers first. A command's outcome reaches it
    in a callback of its own, never within the consensus turn that applied the command, for it may append again.
 3. A commit is checked and appended in one call without an await. The check sees the applied state and what the live group
@@ -20,6 +21,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeVar
 
 from raftlog.broker.config import BrokerConfig
@@ -47,6 +49,8 @@ from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.internal.v1 import groups_pb2 as pb
 from raftlog.storage.port import Store
 
+BORN_AT_ONCE: Final = 50
+"""Groups that are brought to life in one go: some milliseconds."""
 TIMER_MIN_S: Final = 0.001
 """Timers are not set shorter: clocks and loops differ by less."""
 MEMBER_ID_PREFIX_MAX: Final = 100
@@ -91,6 +95,8 @@ class Coordinator:
         self._config = config
         self._live: dict[str, LiveGroup] = {}
         """Groups with members or with somebody who is about to become one; empty where this node does not lead."""
+        self._unborn: dict[str, None] = {}
+        """Groups with members that have not been brought to life yet since this node leads."""
         self._timers: dict[str, tuple[int, asyncio.TimerHandle]] = {}
         """Group → when its timer goes off, which may be before its deadline, and the timer."""
         self._waiting: dict[int, asyncio.Future[JoinedGroup | SyncedGroup]] = {}
@@ -102,7 +108,7 @@ class Coordinator:
     async def join(self, wish: JoinGroup) -> JoinedGroup:
         """See ``GroupBroker.join_group``."""
         self.check_serving()
-        live = self._live.get(wish.group_id)
+        live = self.live(wish.group_id)
         if live is None:
             if wish.member_id:
                 raise UnknownMemberError(f"group {wish.group_id!r} has no member {wish.member_id!r}; join again as a new one")
@@ -133,7 +139,7 @@ class Coordinator:
     def leave(self, group_id: str, leavers: Sequence[Leaver]) -> list[RaftlogError | None]:
         """See ``GroupBroker.leave_group``."""
         self.check_serving()
-        live = self._live.get(group_id)
+        live = self.live(group_id)
         if live is None:
             return [UnknownMemberError(f"group {group_id!r} has no members")] * len(leavers)
         outcomes = live.leave(leavers, self._now_ms())
@@ -152,7 +158,7 @@ class Coordinator:
         now_ms = self._clock.wall_ms()
         command = pb.GroupCommand(commit_offsets=_commit(member, offsets, now_ms))
         try:
-            live = self._live.get(member.group_id)
+            live = self.live(member.group_id)
             if live is not None:
                 live.check_commit(member, self._now_ms())
             else:
@@ -175,7 +181,7 @@ class Coordinator:
     async def delete_group(self, group_id: str, *, only_unused: bool = False) -> None:
         """See ``GroupBroker.delete_group``; with ``only_unused`` also refused while there are offsets."""
         self.check_serving()
-        record, live, state = self.machine.state.groups.get(group_id), self._live.get(group_id), self.state_of(group_id)
+        record, live, state = self.machine.state.groups.get(group_id), self.live(group_id), self.state_of(group_id)
         if state not in (GroupState.DEAD, GroupState.EMPTY):
             raise GroupNotEmptyError(f"group {group_id!r} has members; stop them first")
         if record is None:
@@ -194,13 +200,15 @@ class Coordinator:
 
     def state_of(self, group_id: str) -> GroupState:
         """A group's state; ``DEAD`` where there is none. Where this node leads; elsewhere what the record says."""
-        live = self._live.get(group_id)
+        live = self.live(group_id)
         if live is not None:
             return live.state
         return GroupState.EMPTY if group_id in self.machine.state.groups else GroupState.DEAD
 
     def live(self, group_id: str) -> LiveGroup | None:
-        """A group that is not just a record."""
+        """A group that is not just a record: it has members, or somebody is about to become one."""
+        if group_id in self._unborn:
+            self._bear(group_id)
         return self._live.get(group_id)
 
     def group_ids(self) -> list[str]:
@@ -249,11 +257,24 @@ class Coordinator:
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._live = {}
+        self._live, self._unborn = {}, {}
         if term is not None:
-            for record in self.machine.state.groups.values():
-                if record.members:
-                    self._arm(self._bring_to_life(record.group_id))
+            self._unborn = {record.group_id: None for record in self.machine.state.groups.values() if record.members}
+            asyncio.get_running_loop().call_soon(self._bear_some)
+
+    def _bear_some(self) -> None:
+        """Bring the groups to life that nobody has asked for yet, a few at a time: there may be thousands, and the turn in which
+        leadership was won must not take so long that it is lost again."""
+        for group_id in list(islice(self._unborn, BORN_AT_ONCE)):
+            self._bear(group_id)
+        if self._unborn:
+            asyncio.get_running_loop().call_soon(self._bear_some)
+
+    def _bear(self, group_id: str) -> None:
+        del self._unborn[group_id]
+        record = self.machine.state.groups.get(group_id)
+        if record is not None and record.members:
+            self._arm(self._bring_to_life(group_id))
 
     def _not_coordinator(self, why: str) -> NotCoordinatorError:
         return NotCoordinatorError(f"{self.machine.name} is not served here: {why}")
@@ -269,7 +290,7 @@ class Coordinator:
 
     def _live_group(self, member: GroupMember) -> LiveGroup:
         self.check_serving()
-        live = self._live.get(member.group_id)
+        live = self.live(member.group_id)
         if live is None:
             raise UnknownMemberError(f"group {member.group_id!r} has no member {member.member_id!r}; join again")
         return live
@@ -346,6 +367,9 @@ class Coordinator:
     def _proposed(self, live: LiveGroup, command: pb.GroupCommand, outcome: Applied, record: GroupRecord | None) -> None:
         """A group's command was applied, refused, or lost with the leadership."""
         if self._live.get(live.group_id) is not live:
+            current = self.machine.state.groups.get(live.group_id)
+            if self.machine.serving and current is not None and current.members and self.live(live.group_id) is None:
+                self._arm(self._bring_to_life(live.group_id))  # deleted while its first generation was on its way
             return
         if outcome.error is not None or record is None:
             self._start_over(live, outcome.error)

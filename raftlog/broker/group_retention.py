@@ -7,6 +7,7 @@ commands that the leader proposes; a coordinator's log is cut behind its applied
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Mapping
@@ -15,13 +16,18 @@ from raftlog.broker.config import BrokerConfig
 from raftlog.broker.coordinator import Coordinator
 from raftlog.broker.trim import cut_applied
 from raftlog.core.clock import Clock
-from raftlog.core.groups.expiry import Gone, expired_offsets, unused_groups
-from raftlog.errors import RaftlogError
+from raftlog.core.groups.expiry import OFFSETS_MAX, Gone, expired_offsets, unused_groups
+from raftlog.errors import GroupIdNotFoundError, GroupNotEmptyError, RaftlogError
+from raftlog.pb.raftlog.internal.v1 import groups_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
 CUT_INTERVAL_S = 10.0
 """How often logs are cut: often enough that a busy coordinator's stays some megabytes, and it costs nothing where it is short."""
+
+
+LOOKED_AT_ONCE = 2_000
+"""Offsets between two turns of the loop: some milliseconds."""
 
 
 class GroupRetention:
@@ -90,15 +96,38 @@ class GroupRetention:
                 _log.warning("retention of the groups of %s: %s", coordinator.machine.name, error)
 
     async def _expire(self, coordinator: Coordinator) -> None:
-        state = coordinator.machine.state
-        while refs := expired_offsets(
-            state,
-            now_ms=self._clock.wall_ms(),
-            retention_ms=self._config.offsets_retention_ms,
-            state_of=coordinator.state_of,
-            gone=self._gone,
-        ):
-            await coordinator.delete_offsets(refs)
+        await self._expire_offsets(coordinator)
         before_ms = self._clock.wall_ms() - self._config.offsets_retention_check_interval_ms
-        for record in unused_groups(state, before_ms=before_ms, state_of=coordinator.state_of):
-            await coordinator.delete_group(record.group_id, only_unused=True)
+        tried: set[str] = set()
+        while unused := unused_groups(
+            coordinator.machine.state, before_ms=before_ms, state_of=coordinator.state_of, but=tried
+        ):  # fmt: skip
+            for record in unused:
+                tried.add(record.group_id)
+                with contextlib.suppress(GroupNotEmptyError, GroupIdNotFoundError):  # somebody came back, or was faster
+                    await coordinator.delete_group(record.group_id, only_unused=True)
+
+    async def _expire_offsets(self, coordinator: Coordinator) -> None:
+        """Group by group, so that the loop is not held up by hundreds of thousands of offsets that are to stay."""
+        refs: list[pb.OffsetRef] = []
+        looked_at = 0
+        for group_id in list(coordinator.machine.state.offsets):
+            state = coordinator.machine.state
+            looked_at += len(state.offsets.get(group_id, ()))
+            refs += expired_offsets(
+                state,
+                group_id,
+                now_ms=self._clock.wall_ms(),
+                retention_ms=self._config.offsets_retention_ms,
+                state_of=coordinator.state_of,
+                gone=self._gone,
+            )
+            while len(refs) >= OFFSETS_MAX:
+                await coordinator.delete_offsets(refs[:OFFSETS_MAX])
+                del refs[:OFFSETS_MAX]
+            if looked_at >= LOOKED_AT_ONCE:
+                looked_at = 0
+                await asyncio.sleep(0)
+                coordinator.check_serving()
+        if refs:
+            await coordinator.delete_offsets(refs)

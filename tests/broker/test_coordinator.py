@@ -11,7 +11,7 @@ import pytest
 
 from raftlog.broker import trim
 from raftlog.broker.config import BrokerConfig
-from raftlog.broker.coordinator import Coordinator
+from raftlog.broker.coordinator import BORN_AT_ONCE, Coordinator
 from raftlog.broker.group_port import CommittedOffset, GroupMember, GroupState, JoinedGroup, JoinGroup, Leaver
 from raftlog.broker.group_retention import GroupRetention
 from raftlog.consensus.port import Build
@@ -21,6 +21,7 @@ from raftlog.core.tasks import TaskScope
 from raftlog.errors import (
     CoordinatorNotAvailableError,
     IndeterminateError,
+    MemberIdRequiredError,
     NotCoordinatorError,
     OverloadedError,
     RequestTimedOutError,
@@ -285,3 +286,96 @@ async def test_a_closed_coordinator_serves_nobody() -> None:
         await join
     stand.coordinator.machine.progressed()
     assert stand.coordinator.states() == {}
+
+
+async def test_retention_leaves_a_group_alone_that_was_left_just_now() -> None:
+    """Its last member's going is on its way: however old its commits are, it was alive, and its offsets have their full time."""
+    stand = Stand()
+    member = await stand.member()
+    await stand.commit(member, 42)
+    stand.clock.now_ms += 8 * DAY_MS
+    stand.coordinator.heartbeat(member)
+    stand.log.on_append = None
+    stand.coordinator.leave("g", [Leaver(member_id=member.member_id)])
+    assert stand.coordinator.state_of("g") is GroupState.EMPTY
+    await stand.retention().expire_all()
+    stand.log.on_append = commit_soon
+    stand.log.commit()
+    await until(lambda: not stand.coordinator.machine.state.groups["g"].members)
+    await stand.retention().expire_all()
+    assert stand.coordinator.machine.state.offset_count == 1
+    stand.clock.now_ms += 8 * DAY_MS
+    await stand.retention().expire_all()
+    assert stand.coordinator.machine.state.offset_count == 0
+
+
+async def test_a_group_that_comes_back_while_others_are_forgotten_is_passed_over() -> None:
+    """And so is one that an administrator has deleted meanwhile; the rest of them goes in the same pass."""
+    stand = Stand()
+    for name in ("a", "b", "c", "d"):
+        joined = await stand.coordinator.join(replace(WISH, group_id=name))
+        stand.coordinator.leave(name, [Leaver(member_id=joined.member_id)])
+    await until(lambda: not any(record.members for record in stand.coordinator.machine.state.groups.values()))
+    stand.clock.now_ms += DAY_MS
+    delete_group = stand.coordinator.delete_group
+    later = []
+
+    async def delete(group_id: str, *, only_unused: bool = False) -> None:
+        if group_id == "a":
+            later.append(await stand.coordinator.join(replace(WISH, group_id="b")))
+            await delete_group("c")
+        await delete_group(group_id, only_unused=only_unused)
+
+    stand.coordinator.delete_group = delete  # type: ignore[method-assign]
+    await stand.retention().expire_all()
+    assert stand.coordinator.group_ids() == ["b"]
+    assert len(later) == 1
+
+
+async def test_a_group_that_is_deleted_while_its_first_generation_is_on_its_way_lives_on() -> None:
+    """Its record has members then: they expire as any others, and the group can be used and deleted again."""
+    stand = Stand()
+    await stand.commit()  # of an outsider: a group without a generation
+    with pytest.raises(MemberIdRequiredError) as told:
+        await stand.coordinator.join(replace(WISH, member_id_required=True))
+    stand.log.on_append = None
+    deleting = stand.scope.start(stand.coordinator.delete_group("g"), name="delete")
+    await until(lambda: stand.log.last_index > stand.log.commit_index)
+    appended = stand.log.last_index
+    joining = stand.scope.start(stand.coordinator.join(replace(WISH, member_id=told.value.member_id)), name="join")
+    await until(lambda: stand.log.last_index > appended)
+    stand.log.on_append = commit_soon
+    stand.log.commit()
+    await deleting
+    with pytest.raises(CoordinatorNotAvailableError):
+        await joining
+    await until(lambda: stand.coordinator.live("g") is not None)
+    stand.clock.now_ms += DAY_MS
+    live = stand.coordinator.live("g")
+    assert live is not None
+    live.tick(stand.clock.now_ms)
+    stand.coordinator._perform(live)
+    await until(lambda: stand.coordinator.state_of("g") is GroupState.EMPTY and stand.coordinator.live("g") is None)
+    await stand.commit()
+    await stand.coordinator.delete_group("g")
+
+
+async def test_groups_come_to_life_a_few_at_a_time_or_when_they_are_asked_for() -> None:
+    """The turn in which leadership was won must not take so long that it is lost again."""
+    stand = Stand()
+    names = [f"g{number:03}" for number in range(2 * BORN_AT_ONCE + 5)]
+    members = {}
+    for name in names:
+        joined = await stand.coordinator.join(replace(WISH, group_id=name))
+        members[name] = GroupMember(group_id=name, generation=joined.generation, member_id=joined.member_id)
+    stand.log.follow(2, 3)
+    stand.log.lead(3)
+    assert stand.coordinator._live == {}
+    last = names[-1]
+    assert stand.coordinator.state_of(last) is GroupState.COMPLETING_REBALANCE
+    stand.coordinator.heartbeat(members[last])
+    assert list(stand.coordinator._live) == [last]
+    await asyncio.sleep(0)
+    assert len(stand.coordinator._live) == BORN_AT_ONCE + 1
+    await until(lambda: len(stand.coordinator._live) == len(names))
+    assert len(stand.coordinator._timers) == len(names)

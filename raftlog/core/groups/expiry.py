@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import islice
 from typing import Final
 
@@ -22,9 +22,9 @@ Gone = Callable[[TopicPartition, int], bool]
 
 
 def expired_offsets(
-    state: GroupsState, *, now_ms: int, retention_ms: int, state_of: Callable[[str], GroupState], gone: Gone
+    state: GroupsState, group_id: str, *, now_ms: int, retention_ms: int, state_of: Callable[[str], GroupState], gone: Gone
 ) -> list[pb.OffsetRef]:
-    """Offsets to forget now, ``OFFSETS_MAX`` at most.
+    """Offsets of a group to forget now.
 
     Those of deleted partitions; those of a group that has been empty for ``retention_ms``, or never had members and did not
     commit for so long; those of topics that no member of a stable group of consumers subscribes to, when they are so old.
@@ -33,20 +33,24 @@ def expired_offsets(
         state_of: the state of a group, as its coordinator leads it.
         gone: whether the partition that had this Raft group was deleted.
     """
-    refs = (
+    record, offsets = state.groups.get(group_id), state.offsets.get(group_id)
+    if record is None or offsets is None:
+        return []
+    return [
         pb.OffsetRef(group_id=group_id, topic=tp.topic, partition=tp.partition, commit_index=stored.commit_index)
-        for group_id, offsets in state.offsets.items()
-        for tp, stored in _expired(state.groups[group_id], offsets, now_ms - retention_ms, state_of, gone)
-    )
-    return list(islice(refs, OFFSETS_MAX))
+        for tp, stored in _expired(record, offsets, now_ms - retention_ms, state_of, gone)
+    ]
 
 
-def unused_groups(state: GroupsState, *, before_ms: int, state_of: Callable[[str], GroupState]) -> list[GroupRecord]:
-    """Groups without offsets, and without members since ``before_ms``; ``GROUPS_MAX`` at most."""
+def unused_groups(
+    state: GroupsState, *, before_ms: int, state_of: Callable[[str], GroupState], but: Container[str] = ()
+) -> list[GroupRecord]:
+    """Groups without offsets, and without members since ``before_ms``, those of ``but`` left out; ``GROUPS_MAX`` at most."""
     unused = (
         record
         for group_id, record in state.groups.items()
         if not record.members
+        and group_id not in but
         and record.empty_since_ms <= before_ms
         and group_id not in state.offsets
         and state_of(group_id) is GroupState.EMPTY
@@ -62,7 +66,8 @@ def _expired(
     topics = subscribed_topics(record) if now is GroupState.STABLE else None
     for tp, stored in offsets.items():
         if now is GroupState.EMPTY:
-            old = max(stored.commit_time_ms, record.empty_since_ms) <= before_ms
+            # A group whose last member goes is empty here before its record says so, and since when.
+            old = not record.members and max(stored.commit_time_ms, record.empty_since_ms) <= before_ms
         else:
             old = topics is not None and tp.topic not in topics and stored.commit_time_ms <= before_ms
         if old or gone(tp, stored.raft_group):

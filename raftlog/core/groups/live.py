@@ -46,6 +46,8 @@ from raftlog.errors import (
 )
 from raftlog.pb.raftlog.internal.v1 import groups_pb2 as pb
 
+PENDING_MS_MAX: Final = 60_000
+"""A member id that was handed out is used at once or never: so long it holds a place in the group."""
 NEVER: Final = 1 << 62
 """A deadline that does not come."""
 
@@ -138,7 +140,7 @@ class LiveGroup:
             self._replace_static(static, record, ticket, now_ms)
         elif wish.instance_id is None and wish.member_id_required:
             self._check_room(record)
-            self.pending[new_member_id] = now_ms + wish.session_timeout_ms
+            self.pending[new_member_id] = now_ms + min(wish.session_timeout_ms, PENDING_MS_MAX)
             raise MemberIdRequiredError(f"join group {self.group_id!r} again, as {new_member_id!r}", member_id=new_member_id)
         else:
             self._add(record, wish.protocol_type, ticket, now_ms)
@@ -285,6 +287,9 @@ class LiveGroup:
             member.heard(now_ms)
             self._effects.append(Answer(ticket, joined(self._record, member.member_id)))
             return
+        stays = member.stays(preparing=self.state is GroupState.PREPARING_REBALANCE)
+        if not stays and self._staying() >= self._limits.members_max:
+            raise self._full()  # those who came since have taken its place
         record = replace(record_of(wish, wish.member_id), assignment=member.record.assignment)
         self._check_room(record, instead=member.record)
         self.members.update(member, record)
@@ -329,12 +334,21 @@ class LiveGroup:
     def _check_room(self, record: MemberRecord, *, instead: MemberRecord | None = None) -> None:
         limits = self._limits
         if instead is None and len(self.members) + len(self.pending) >= limits.members_max:
-            raise GroupFullError(f"group {self.group_id!r} has {limits.members_max} members, as many as it may have")
+            while self.pending and self._staying() + len(self.pending) >= limits.members_max:
+                del self.pending[next(iter(self.pending))]  # the oldest: whoever has it and comes after all gets another one
+            if self._staying() >= limits.members_max:
+                raise self._full()
         size_bytes = self.members.size_bytes + record.size_bytes - (0 if instead is None else instead.size_bytes)
         if size_bytes > limits.member_bytes_max:
             raise GroupFullError(
                 f"the members of group {self.group_id!r} say more of themselves than {limits.member_bytes_max} bytes"
             )
+
+    def _staying(self) -> int:
+        return self.members.staying(preparing=self.state is GroupState.PREPARING_REBALANCE)
+
+    def _full(self) -> GroupFullError:
+        return GroupFullError(f"group {self.group_id!r} has {self._limits.members_max} members, as many as it may have")
 
     # Rebalancing.
 
@@ -404,12 +418,13 @@ class LiveGroup:
                 changed = True
                 continue
             member.record = record
-            member.synced = not member.awaiting_join
-            if member.awaiting_join:
-                member.heard(now_ms)
-            if member.join_ticket is not None:
-                self._effects.append(Answer(member.join_ticket, joined(self._record, member.member_id)))
+            ticket, awaited = member.join_ticket, member.awaiting_join
             member.join_ticket, member.awaiting_join, member.is_new = None, False, False
+            member.synced = not awaited
+            if awaited:
+                member.heard(now_ms)
+            if ticket is not None:
+                self._effects.append(Answer(ticket, joined(self._record, member.member_id)))
         if changed:
             self._rebalance(GroupEvent.MEMBER_JOINED, now_ms)
             self._complete_if_due(now_ms)

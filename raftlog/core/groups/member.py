@@ -34,8 +34,14 @@ class Member:
         return self.record.member_id
 
     def heard(self, now_ms: int) -> None:
-        """It gave a sign of life."""
-        self.deadline_ms = now_ms + self.record.session_timeout_ms
+        """It gave a sign of life. A new member that waits, and asks again, cannot give another one until it is answered."""
+        waits = self.is_new and self.awaiting_join
+        self.deadline_ms = now_ms + (NEW_MEMBER_JOIN_TIMEOUT_MS if waits else self.record.session_timeout_ms)
+
+    def stays(self, *, preparing: bool) -> bool:
+        """Whether a place in the next generation is its. While that is being prepared, who has not joined yet may be dead, and
+        started again as another one: there is room for those who come."""
+        return not preparing or self.awaiting_join or self.record.instance_id is not None
 
     @property
     def may_expire(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Final
 from raftlog.core.groups.records import GroupRecord, MemberRecord
 from raftlog.core.groups.values import JoinedGroup, JoinedMember, JoinGroup, SyncedGroup
 
+REBALANCE_TIMEOUT_MS_MIN: Final = 100
+"""No member joins faster than this through a coordinator; a group that waits for less would be looked at all the time."""
 TIMEOUT_MS_MAX: Final = (1 << 31) - 1
 """As long as a timeout of the Kafka protocol may be."""
 
@@ -20,7 +22,7 @@ def record_of(wish: JoinGroup, member_id: str) -> MemberRecord:
         client_id=wish.client_id,
         client_host=wish.client_host,
         session_timeout_ms=wish.session_timeout_ms,
-        rebalance_timeout_ms=min(max(wish.rebalance_timeout_ms, 0), TIMEOUT_MS_MAX),
+        rebalance_timeout_ms=min(max(wish.rebalance_timeout_ms, REBALANCE_TIMEOUT_MS_MIN), TIMEOUT_MS_MAX),
         protocols=wish.protocols,
     )
 

@@ -81,6 +81,10 @@ class Roster:
         if record.member_id != old_id:
             self._members = {other.member_id: other for other in self._members.values()}
 
+    def staying(self, *, preparing: bool) -> int:
+        """How many have a place in the next generation; ``preparing``: members join for it now."""
+        return sum(1 for member in self if member.stays(preparing=preparing))
+
     def records(self) -> list[MemberRecord]:
         """What the members say of themselves."""
         return [member.record for member in self._members.values()]
@@ -106,7 +110,8 @@ class Roster:
         self.size_bytes += by * record.size_bytes
         for name in {name for name, _ in record.protocols}:
             self._named[name] += by
-        self._named += Counter()  # forgets what nobody names
+        if by < 0:
+            self._named += Counter()  # forgets what nobody names
         if record.instance_id is not None:
             if by > 0:
                 self._instances[record.instance_id] = record.member_id

@@ -34,7 +34,7 @@ def _expired(record: GroupRecord, state_of: GroupState, age_ms: int, *, topic: s
         offsets={"g": {TopicPartition(topic, 0): StoredOffset(1, -1, "", NOW_MS - age_ms, 7, 3)}},
     )
     refs = expired_offsets(
-        state, now_ms=NOW_MS, retention_ms=7 * DAY_MS, state_of=lambda _: state_of, gone=lambda _tp, _group: gone
+        state, "g", now_ms=NOW_MS, retention_ms=7 * DAY_MS, state_of=lambda _: state_of, gone=lambda _tp, _group: gone
     )
     assert [(ref.topic, ref.commit_index) for ref in refs] in ([], [(topic, 3)])
     return bool(refs)
@@ -47,6 +47,11 @@ def test_offsets_of_an_empty_group_expire_after_it_was_left() -> None:
     assert not _expired(_record(empty_since_ms=NOW_MS - 8 * DAY_MS), GroupState.EMPTY, 6 * DAY_MS)
     assert _expired(GroupRecord(group_id="g"), GroupState.EMPTY, 7 * DAY_MS)
     assert not _expired(GroupRecord(group_id="g"), GroupState.EMPTY, 7 * DAY_MS - 1)
+
+
+def test_offsets_of_a_group_that_is_being_left_do_not_expire_yet() -> None:
+    """Its last member has gone, and the record does not say so yet: it was alive a moment ago, however old its commits are."""
+    assert not _expired(_record(metadata=SUBSCRIBED), GroupState.EMPTY, 30 * DAY_MS)
 
 
 def test_offsets_of_a_stable_group_expire_where_nobody_subscribes_to_the_topic() -> None:
@@ -73,6 +78,7 @@ def test_groups_without_members_and_offsets_go() -> None:
 
     state = GroupsState(groups={"g": _record(empty_since_ms=5), "m": _record(metadata=SUBSCRIBED)})
     assert unused() == ["g"]
+    assert unused_groups(state, before_ms=5, state_of=lambda _: GroupState.EMPTY, but={"g"}) == []
     assert unused(before_ms=4) == []
     assert unused(GroupState.PREPARING_REBALANCE) == []
     state.offsets["g"] = {TopicPartition("t", 0): StoredOffset(1, -1, "", 0, 7, 3)}

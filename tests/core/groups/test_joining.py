@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from raftlog.core.groups.limits import GroupLimits
+from raftlog.core.groups.live import PENDING_MS_MAX
+from raftlog.core.groups.outcomes import REBALANCE_TIMEOUT_MS_MIN
 from raftlog.core.groups.values import GroupState, Leaver
 from raftlog.errors import (
     GroupFullError,
@@ -86,15 +88,75 @@ def test_a_member_id_is_handed_out_first_where_that_is_asked_for() -> None:
 
 
 def test_ids_handed_out_are_bounded_like_members() -> None:
-    """Nobody fills the memory by asking for ids."""
+    """Nobody fills the memory, or a group, by asking for ids: the oldest gives way, and none lives long."""
     scene = Scene(limits=GroupLimits(members_max=2, initial_rebalance_delay_ms=0))
-    scene.handed_out()
-    scene.handed_out()
-    assert scene.join(member_id_required=True).error is GroupFullError
-    assert scene.join().error is GroupFullError
-    scene.pass_ms(SESSION_MS)
-    assert scene.live.idle
+    ids = [scene.handed_out() for _ in range(5)]
+    assert list(scene.live.pending) == ids[-2:]
+    assert scene.join(member_id=ids[0]).error is UnknownMemberError
     assert scene.join().joined.generation == 1
+    assert list(scene.live.pending) == ids[-1:]
+    scene.pass_ms(min(SESSION_MS, PENDING_MS_MAX))
+    assert not scene.live.pending
+
+
+def test_an_id_is_kept_for_a_minute_whatever_its_session() -> None:
+    """Half an hour is what a caller may name."""
+    scene = Scene()
+    scene.join(member_id_required=True, session_timeout_ms=1_800_000)
+    scene.pass_ms(PENDING_MS_MAX)
+    assert scene.live.idle
+
+
+def test_a_fleet_that_is_killed_and_started_again_finds_room() -> None:
+    """Its dead members are counted until they expire, but for a rebalance, which has room for those who come."""
+    scene = Scene(limits=GroupLimits(members_max=10, initial_rebalance_delay_ms=0))
+    old = scene.stable(6)
+    calls = [scene.join(member_id=scene.handed_out()) for _ in range(6)]
+    assert [call.outcome for call in calls] == [None] * 6
+    scene.pass_ms(SESSION_MS)
+    assert {call.joined.generation for call in calls} == {2}
+    assert all(member.member_id not in scene.live.members for member in old)
+
+
+def test_who_comes_after_its_place_is_taken_is_refused() -> None:
+    """A member that was slow to join again, where others have filled the group: no generation has more members than allowed."""
+    scene = Scene(limits=GroupLimits(members_max=2, initial_rebalance_delay_ms=0))
+    slow, quick = scene.stable(2)
+    assert scene.join(member_id=quick.member_id, protocols=(("range", b"new"),)).outcome is None
+    assert scene.join().outcome is None
+    assert scene.join(member_id=slow.member_id).error is GroupFullError
+    assert scene.join().error is GroupFullError
+
+
+def test_a_new_member_that_asks_again_waits_on() -> None:
+    """Its connection broke, or its patience is short: while it waits it cannot say that it lives."""
+    scene = Scene()
+    (busy,) = scene.stable(1)
+    member_id = scene.handed_out()
+    first = scene.join(member_id=member_id)
+    scene.pass_ms(1_000)
+    again = scene.join(member_id=member_id)
+    assert first.error is RebalanceInProgressError
+    for _ in range(3):
+        scene.live.members.find(busy.member_id, None).heard(scene.now_ms)
+        scene.pass_ms(SESSION_MS - 1)
+    assert again.outcome is None
+    scene.join(member_id=busy.member_id)
+    assert again.joined.generation == 2
+    scene.pass_ms(SESSION_MS)
+    assert member_id not in scene.live.members
+
+
+def test_a_rebalance_timeout_of_nothing_is_not_taken_at_its_word() -> None:
+    """A group of absent static members would be looked at without a pause."""
+    scene = Scene()
+    joined = scene.join(instance_id="i", rebalance_timeout_ms=0, session_timeout_ms=1_800_000)
+    member = member_of(joined, "i")
+    scene.sync(member, {member.member_id: b"x"})
+    other = scene.handed_out()
+    scene.join(member_id=other, rebalance_timeout_ms=0)
+    scene.leave(Leaver(member_id=other))
+    assert scene.live.deadline_ms >= scene.now_ms + REBALANCE_TIMEOUT_MS_MIN
 
 
 def test_an_empty_group_waits_for_more_members_after_each() -> None:

@@ -260,7 +260,9 @@ class Groups(RuleBasedStateMachine):
     def a_group_at_rest_is_as_its_record_says(self) -> None:
         """A coordinator made of the record alone would lead the same group."""
         live, record = self.scene.live, self.scene.state.groups.get(G)
-        assert len(live.members) + len(live.pending) <= LIMITS.members_max
+        assert len(live.pending) <= LIMITS.members_max
+        assert live.members.staying(preparing=live.state is GroupState.PREPARING_REBALANCE) <= LIMITS.members_max
+        assert len(live.members) <= 2 * LIMITS.members_max
         assert (live.state is GroupState.EMPTY) <= (len(live.members) == 0)
         if record is None or self.scene.log or live.state is GroupState.PREPARING_REBALANCE:
             return
