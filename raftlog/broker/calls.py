@@ -6,6 +6,7 @@ not pass the call on, so a call crosses one link at most.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from raftlog.broker.port import NO_EPOCH, Batch, EpochEnd, Fetched, ListedOffset, PartitionStatus, Published
 from raftlog.core import error_codec
-from raftlog.errors import InvalidRequestError, OverloadedError, RaftlogError
+from raftlog.errors import InvalidRequestError, OverloadedError, RaftlogError, UnavailableError
 from raftlog.model import Acks, TopicPartition
 from raftlog.pb.raftlog.internal.v1 import metadata_pb2 as pb
 from raftlog.peers.port import Payloads, Peers
@@ -88,10 +89,18 @@ class RemoteBroker:
     async def publish(
         self, node_id: int, batches: Sequence[tuple[TopicPartition, Batch]], *, acks: Acks, timeout_s: float
     ) -> list[Published | RaftlogError]:
-        """Publish on ``node_id``; an outcome for each batch. What is too much for one call goes in several, one after another."""
+        """Publish on ``node_id``; an outcome for each batch. What is too much for one call goes in several, one after another,
+        for as long as there is time."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
         outcomes: list[Published | RaftlogError] = []
         for part in _parts(batches):
-            outcomes += await self._publish(node_id, part, acks, timeout_s)
+            left_s = deadline_s - loop.time()
+            if outcomes and left_s <= 0:
+                late = UnavailableError(f"not sent to node {node_id} within {timeout_s:g} s; nothing was done, send it again")
+                outcomes += [late] * len(part)
+            else:
+                outcomes += await self._publish(node_id, part, acks, left_s)
         return outcomes
 
     async def _publish(

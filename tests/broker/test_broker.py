@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -29,6 +30,7 @@ from raftlog.errors import (
     UnknownTopicOrPartitionError,
 )
 from raftlog.model import Acks, TopicPartition
+from raftlog.peers.port import Payloads
 from raftlog.records.batch import decode
 from tests.broker.cluster import FAST as _FAST
 from tests.broker.cluster import Cluster
@@ -169,6 +171,25 @@ async def test_a_forwarded_call_is_cut_where_it_is_too_large(monkeypatch: pytest
         assert [o.base_offset for o in outcomes if isinstance(o, Published)] == [0, 1, 2, 3]
         assert len([call for call in cluster.network.calls if call[2] == "publish"]) == 3
         assert len((await follower.fetch(T0, 0, bytes_max=1 << 20)).batches) < 4
+
+
+async def test_what_a_forwarded_call_has_no_time_for_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its calls together have the caller's time, and whatever is left then has certainly not been published."""
+    monkeypatch.setattr(calls, "FORWARD_BYTES_MAX", 250)
+    async with _cluster(2) as cluster:
+        await _create(cluster.brokers[1])
+        follower = cluster.follower_of(T0)
+        sent: list[float] = []
+
+        async def late(node_id: int, method: str, body: bytes, payloads: Payloads = (), *, timeout_s: float) -> NoReturn:
+            sent.append(timeout_s)
+            await asyncio.sleep(timeout_s)
+            raise RequestTimedOutError("no answer")
+
+        monkeypatch.setattr(follower._peers, "call", late)
+        outcomes = await follower.publish([(T0, records(size=300))] * 4, acks=Acks.ALL, timeout_s=0.05)
+        assert len(sent) == 1
+        assert [type(outcome) for outcome in outcomes] == [RequestTimedOutError, *[UnavailableError] * 3]
 
 
 async def test_readers_that_wait_on_another_node_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
