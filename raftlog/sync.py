@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -59,6 +59,9 @@ class _Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="raftlog client", daemon=True)
+        self._stopping = False
+        self._handing_over = threading.Lock()
+        """Nothing is given to the loop once it is to stop."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -67,28 +70,49 @@ class _Loop:
 
     @property
     def stopped(self) -> bool:
-        """Whether the thread has ended, and nothing runs any more."""
-        return not self._thread.is_alive()
+        """Whether nothing more is done."""
+        return self._stopping
 
     def run(self, coro: Coroutine[Any, Any, _T]) -> _T:
-        """The result of ``coro``; an interrupt of the caller cancels it."""
-        if self.stopped or threading.current_thread() is self._thread:
-            coro.close()
-            raise InvalidRequestError("the client is closed, or was called from its own thread; use raftlog.Client in coroutines")
-        future = asyncio.run_coroutine_threadsafe(coro, self._loop)
+        """The result of ``coro``; an interrupt of the caller cancels it.
+
+        Raises:
+            InvalidRequestError: the client is closed, or is closed meanwhile by another thread.
+        """
+        with self._handing_over:
+            if self._stopping or threading.current_thread() is self._thread:
+                coro.close()
+                raise InvalidRequestError(
+                    "the client is closed, or was called from its own thread; use raftlog.Client in coroutines"
+                )
+            future = asyncio.run_coroutine_threadsafe(coro, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise InvalidRequestError("the client was closed meanwhile, by another thread") from None
         except BaseException:
             future.cancel()
             raise
 
     def stop(self) -> None:
-        """End the thread; a second call does nothing."""
-        if not self.stopped:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+        """End the thread, and whatever other threads wait for; a second call does nothing."""
+        with self._handing_over:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(_end_others())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+async def _end_others() -> None:
+    await asyncio.sleep(0)  # what was handed over last becomes a task
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Face(Generic[_Inner]):

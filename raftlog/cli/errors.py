@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -30,6 +31,13 @@ class CommandError(Exception):
 
 class UsageError(Exception):
     """The command line makes no sense; the message says what does."""
+
+
+def open_missing_streams() -> None:
+    """Where the caller has closed a standard stream there is nothing in its place: read nothing, and write to nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for as long as the process lives
 
 
 def exit_code_of(run: Callable[[], object]) -> int:

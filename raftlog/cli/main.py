@@ -10,7 +10,7 @@ import typer
 
 from raftlog import __version__
 from raftlog.cli import bench, cluster, consume, dev, group, moving, produce, storage, topic, unclean, upgrade
-from raftlog.cli.errors import exit_code_of
+from raftlog.cli.errors import exit_code_of, open_missing_streams
 from raftlog.cli.output import Format
 from raftlog.cli.session import BrokersOption, FormatOption, Session
 
@@ -100,4 +100,5 @@ def run_command(argv: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The console script."""
+    open_missing_streams()
     sys.exit(run_command(sys.argv[1:]))

@@ -151,7 +151,8 @@ class Publisher:
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)  # bounds the queue, but for the end, which always has a place
         self._settled = 0
         self._acknowledged = 0
-        self._failure: tuple[int, RaftlogError] | None = None
+        self._failure: tuple[int, Exception] | None = None
+        self._unprinted: list[str] = []
 
     async def publish(self, descriptor: int, size_bytes: int) -> int:
         """Publish all lines of a file descriptor (``size_bytes`` long, 0 where unknown); how many were acknowledged.
@@ -180,17 +181,24 @@ class Publisher:
                         self._sent.put_nowait(await self._producer.send(target.topic, value, key=key, partition=target.partition))
                         sent += 1
                     bar.advance(task, sum(map(len, lines)) + len(lines))
-        except RaftlogError as error:
+        except (RaftlogError, CommandError, OSError) as error:
             self._failure = self._failure or (sent + 1, error)
         finally:
             # Also where the reporter has ended this task: it goes on until it has seen the end.
             self._sent.put_nowait(None)
 
     async def _report(self, sending: asyncio.Task[None]) -> None:
-        printed: list[str] = []
+        try:
+            await self._report_each(sending)
+        finally:
+            self._print()
+
+    async def _report_each(self, sending: asyncio.Task[None]) -> None:
         while (future := await self._sent.get()) is not None:
             self._settled += 1
             self._room.release()
+            if not future.done():
+                self._print()  # nobody is to wait for this one to hear of those before
             try:
                 record = future.result() if future.done() else await self._acknowledgement(future)
             except RaftlogError as error:
@@ -200,13 +208,15 @@ class Publisher:
                 continue
             self._acknowledged += 1
             if self._form is Format.JSON:
-                printed.append(to_json({"partition": record.partition, "offset": record.offset}))
-                if self._sent.empty() or len(printed) >= _PRINTED_TOGETHER_MAX:
-                    sys.stdout.write("\n".join(printed) + "\n")
-                    sys.stdout.flush()
-                    printed.clear()
-        if printed:
-            sys.stdout.write("\n".join(printed) + "\n")
+                self._unprinted.append(to_json({"partition": record.partition, "offset": record.offset}))
+                if self._sent.empty() or len(self._unprinted) >= _PRINTED_TOGETHER_MAX:
+                    self._print()
+
+    def _print(self) -> None:
+        if self._unprinted:
+            sys.stdout.write("\n".join(self._unprinted) + "\n")
+            sys.stdout.flush()
+            self._unprinted.clear()
 
     async def _acknowledgement(self, future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
         """Wait for the line's acknowledgement; where it takes long, say so, and that it has come."""

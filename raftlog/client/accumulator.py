@@ -177,10 +177,14 @@ class PartitionQueue:
         if self.failed and self.in_flight:
             return None, _AFTER_AN_EVENT
         self.failed = False
-        if self.idempotent and self.in_flight and self.unanswered[0].half:
-            return None, _AFTER_AN_EVENT
-        if len(self.unanswered) > self.in_flight:
-            return next(batch for batch in self.unanswered if not batch.in_flight), now
+        again = next((batch for batch in self.unanswered if not batch.in_flight), None)
+        if self.idempotent and self.in_flight:
+            # A half goes alone: there may be more of them than the node remembers batches.
+            halves = any(batch.half for batch in self.unanswered if batch.in_flight)
+            if halves or (again is not None and again.half):
+                return None, _AFTER_AN_EVENT
+        if again is not None:
+            return again, now
         return self._next_waiting(now, linger_s, idle)
 
     def _next_waiting(self, now: float, linger_s: float, idle: bool) -> tuple[Batch | None, float]:
@@ -225,6 +229,11 @@ class PartitionQueue:
         self.identity = identity
         self.last_generation = identity.generation
         self.next_sequence = 0
+
+    def begins_anew(self) -> None:
+        """The partition is another one, of a topic that was made again under its name: it has not seen this producer."""
+        if not self.unanswered:
+            self.identity, self.has_hole = None, False
 
     def sent(self, batch: Batch) -> None:
         """``batch`` is on its way."""

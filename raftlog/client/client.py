@@ -101,14 +101,20 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close producers (they flush), consumers and connections."""
+        """Close producers (they flush), consumers and connections: all of them, whatever one of them raises. Cancelled, it waits
+        for nothing more."""
         self._closed = True
-        try:
-            for user in list(self._users):
-                await user.close()
-        finally:
-            await self._tasks.close()
-            await self._connections.close()
+        first: BaseException | None = None
+        for user in list(self._users):
+            try:
+                async with asyncio.timeout(0 if isinstance(first, asyncio.CancelledError) else None):
+                    await user.close()
+            except BaseException as error:
+                first = first or error
+        await self._tasks.close()
+        await self._connections.close()
+        if first is not None:
+            raise first
 
     def producer(
         self,

@@ -230,6 +230,8 @@ class Consumer:
     async def _more(self) -> bool:
         """Make records ready; False at the end. The response taken apart may hold no record that is wanted."""
         self._end_current()
+        if self._closed:
+            return False
         await self.start()
         assert self._subscription is not None
         fetched = await self._subscription.next()

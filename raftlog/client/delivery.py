@@ -90,6 +90,7 @@ class Delivery:
         self._refresh_s = refresh_s
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, dict[int, PartitionQueue]] = {}
+        self._topic_ids: dict[str, str] = {}
         self._senders: dict[str, NodeSender] = {}
         self._finding: set[str] = set()
         self._identity: ProducerIdentity | None = None
@@ -109,6 +110,9 @@ class Delivery:
         queue = queues.get(tp.partition)
         if queue is None:
             queue = queues[tp.partition] = PartitionQueue(tp, idempotent=self._idempotent, codec=self._codec)
+            known = self._routing.topic(tp.topic)
+            if known is not None:
+                self._topic_ids.setdefault(tp.topic, known.topic_id)
             queue.route = self._routing.leader_address(tp)
         return queue
 
@@ -158,12 +162,14 @@ class Delivery:
         self._refresher.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for sender in self._senders.values():
-            await sender.close()
-        for queue in [queue for queues in self._queues.values() for queue in queues.values()]:
-            for batch in [*queue.unanswered, *queue.waiting]:
-                error = IndeterminateError if batch.maybe_stored or batch.in_flight else LeaderNotAvailableError
-                self._give_up(queue, batch, error("the producer was closed before the batch was acknowledged"))
+        try:
+            for sender in self._senders.values():
+                await sender.close()
+        finally:
+            for queue in [queue for queues in self._queues.values() for queue in queues.values()]:
+                for batch in [*queue.unanswered, *queue.waiting]:
+                    error = IndeterminateError if batch.maybe_stored or batch.in_flight else LeaderNotAvailableError
+                    self._give_up(queue, batch, error("the producer was closed before the batch was acknowledged"))
 
     # Answers
 
@@ -259,6 +265,11 @@ class Delivery:
 
     def _rerouted(self, topic: str) -> None:
         """Routing knows more about ``topic``."""
+        known = self._routing.topic(topic)
+        if known is not None and self._topic_ids.setdefault(topic, known.topic_id) != known.topic_id:
+            self._topic_ids[topic] = known.topic_id
+            for queue in self._queues.get(topic, {}).values():
+                queue.begins_anew()
         for queue in self._queues.get(topic, {}).values():
             address = self._routing.leader_address(queue.tp)
             if address == queue.route:
@@ -397,6 +408,6 @@ class Delivery:
         for queue in sender.unanswered_queues:
             if queue.route == sender.address:
                 self._find_leaders(queue.tp.topic)
-            elif queue.idempotent and queue.in_flight and queue.route:
+            elif queue.idempotent and queue.route and sender.holds(queue):
                 queue.abandon_in_flight(IndeterminateError(f"{sender.address} did not answer, and no longer leads {queue.tp}"))
                 self.poke(queue)

@@ -141,6 +141,8 @@ class GroupConsumer(Consumer):
         self._handed = None
         if self._index >= len(self._records):
             self._end_current()
+        if self._closed:
+            return False
         await self.start()
         session, subscription = self._session, self._subscription
         assert session is not None

@@ -86,6 +86,11 @@ class NodeSender:
         """The partitions of messages without an answer."""
         return {queue for message in self._in_flight.values() for queue, _, _ in message.items}
 
+    def holds(self, queue: PartitionQueue) -> bool:
+        """Whether a batch of ``queue`` that is under way was sent here."""
+        items = (item for message in self._in_flight.values() for item in message.items)
+        return any(one is queue and batch.in_flight and batch.attempt == attempt for one, batch, attempt in items)
+
     def poke(self, queue: PartitionQueue) -> None:
         """``queue`` has something to send, or may send again."""
         self._queues[queue] = None

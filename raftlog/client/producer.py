@@ -192,10 +192,14 @@ class Producer:
             UnknownTopicOrPartitionError: no such topic or partition.
             MessageTooLargeError: the record is larger than ``max_request_size``.
             OverloadedError: no buffer space within ``max_block_s``.
-            InvalidRequestError: the producer is closed.
+            InvalidRequestError: the producer is closed, or what was given is no record: text has to be encoded.
         """
+        if value is not None and type(value) is not bytes:
+            value = _bytes_of("value", value)
+        if key is not None and type(key) is not bytes:
+            key = _bytes_of("key", key)
         cost = RECORD_COST_BYTES + (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
-        packed: Headers = tuple(headers) if headers else ()
+        packed: Headers = _headers_of(headers) if headers else ()
         if packed:
             cost += sum(len(name) + len(data or b"") for name, data in packed)
         queues = self._topics.get(topic)
@@ -404,3 +408,16 @@ class Producer:
         for waiter in self._space_waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _bytes_of(what: str, given: object) -> bytes:
+    """What a record may be made of. Found out later, it would hold up the records that travel with it."""
+    if isinstance(given, bytes | bytearray | memoryview):
+        return bytes(given)
+    raise InvalidRequestError(f"a record's {what} is bytes, not {type(given).__name__}; encode it first")
+
+
+def _headers_of(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+    if not all(isinstance(name, str) for name, _ in headers):
+        raise InvalidRequestError("the name of a header is a str")
+    return tuple((name, None if data is None else _bytes_of(f"header {name!r}", data)) for name, data in headers)

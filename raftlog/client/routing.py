@@ -16,6 +16,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc
@@ -24,7 +25,14 @@ from raftlog.client.backoff import backoff_s
 from raftlog.client.connections import Connections, Node
 from raftlog.client.wire_errors import from_rpc_error
 from raftlog.core.tasks import TaskScope
-from raftlog.errors import LeaderHint, LeaderNotAvailableError, RaftlogError, UnavailableError, UnknownTopicOrPartitionError
+from raftlog.errors import (
+    InvalidRequestError,
+    LeaderHint,
+    LeaderNotAvailableError,
+    RaftlogError,
+    UnavailableError,
+    UnknownTopicOrPartitionError,
+)
 from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.v1.cluster_service_pb2 import DescribeClusterRequest
 from raftlog.pb.raftlog.v1.topic_service_pb2 import DescribeTopicRequest, DescribeTopicResponse
@@ -140,13 +148,27 @@ class Routing:
         return address
 
     async def refresh(self, name: str, *, timeout_s: float | None = None) -> RaftlogError | None:
-        """Ask anew who leads the partitions of ``name``; the error where that failed. The cache forgets a topic that is gone."""
+        """Ask anew who leads the partitions of ``name``; the error where that failed. The cache forgets a topic that is gone.
+
+        Raises:
+            InvalidRequestError: the client is closed meanwhile.
+        """
         task = self._refreshing.get(name)
-        if task is None:
+        if task is None or task.done():  # one that has just ended knows nothing that is newer than this call
             task = self._tasks.start(self._refresh(name, timeout_s or self._request_timeout_s), name=f"refresh {name}")
             self._refreshing[name] = task
-            task.add_done_callback(lambda _: self._refreshing.pop(name, None))
-        return await asyncio.shield(task)
+            task.add_done_callback(partial(self._refreshed, name))
+        caller = asyncio.current_task()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() and not (caller and caller.cancelling()):
+                raise InvalidRequestError("the client was closed meanwhile") from None
+            raise
+
+    def _refreshed(self, name: str, task: asyncio.Task[RaftlogError | None]) -> None:
+        if self._refreshing.get(name) is task:
+            del self._refreshing[name]
 
     async def _refresh(self, name: str, timeout_s: float) -> RaftlogError | None:
         loop = asyncio.get_running_loop()

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -203,3 +205,45 @@ async def test_nothing_is_said_while_acknowledgements_come(lines: Path, capsys: 
     await task
     assert capsys.readouterr().err == ""
     assert (PATIENCE.first_s, PATIENCE.again_s) == (5.0, 30.0)
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "long line"])
+async def test_what_was_acknowledged_is_printed_whatever_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Whoever sends what is missing once more would store it twice. And nothing waits for the line behind it."""
+    monkeypatch.setattr("raftlog.cli.lines.LINE_BYTES_MAX", 1_000)
+    file = tmp_path / "lines"
+    os.mkfifo(file)
+    producer = FakeProducer()
+    held_open = os.open(file, os.O_RDWR)
+    os.write(held_open, b"1\n2\n3\n4\n")
+    task = publish(producer, file)
+    await producer.until_sent(4)
+    for number in range(3):
+        producer.acknowledge(number)
+    printed: list[int] = []
+    while len(printed) < 3:
+        await asyncio.sleep(0)
+        printed += offsets(capsys)
+    assert printed == [0, 1, 2]
+    if ending == "interrupt":
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        os.write(held_open, b"x" * 5_000)
+        producer.acknowledge(3)
+        with pytest.raises(CommandError, match=r"line 5: a line is longer than .*4 lines were acknowledged"):
+            await task
+        assert offsets(capsys) == [3]
+    os.close(held_open)
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_makes_no_traceback(stream: str) -> None:
+    """Nothing is read, or written to nowhere."""
+    command = f"{sys.executable} -c 'from raftlog.cli.main import main; main()' --version {stream}"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr + done.stdout

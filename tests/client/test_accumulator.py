@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raftlog.client.accumulator import UNANSWERED_MAX, Batch, PartitionQueue, ProducerIdentity
+from raftlog.client.splitting import halves_of
 from raftlog.errors import IndeterminateError
 from raftlog.model import TopicPartition
 from raftlog.records.batch import BatchBuilder, check, read_header
@@ -94,3 +95,45 @@ def test_what_a_deposed_node_holds_goes_elsewhere_as_unknown() -> None:
     assert all(batch.maybe_stored for batch in sent)
     assert send_all(queue) == sent
     assert queue.in_flight == 3
+
+
+def test_a_half_goes_alone() -> None:
+    """Behind a batch whose acknowledgement was lost there would be more batches on their way than the node remembers."""
+    queue = queue_of(UNANSWERED_MAX)
+    for batch in queue.waiting:
+        batch.builder = builder = BatchBuilder(size_bytes_max=1_000)
+        for _ in range(4):
+            builder.append(None, b"x", timestamp_ms=1)
+        batch.record_count, batch.timestamps = 4, [1] * 4
+        batch.futures = [_Done()] * 4  # type: ignore[list-item]
+    first, large, *later = send_all(queue)
+    queue.split(large, halves_of(large, Codec.NONE))
+    for batch in (first, *later):
+        queue.returned(batch, retry_at=0.0)
+    order = []
+    while sent := send_all(queue):
+        assert len(sent) == 1 or not any(batch.half for batch in sent)
+        order += [batch.sequence for batch in sent]
+        for batch in sent:
+            queue.acknowledged(batch)
+    assert order == sorted(order)
+    assert len(order) == UNANSWERED_MAX + 1
+
+
+class _Done:
+    def done(self) -> bool:
+        return True
+
+
+def test_a_partition_of_a_topic_that_was_made_again_begins_anew() -> None:
+    """Its log has not seen the producer: the next sequence under the old id would be refused."""
+    queue = queue_of(2)
+    first = send_all(queue)[0]
+    assert queue.identity is not None
+    queue.begins_anew()
+    assert queue.identity is not None
+    for batch in list(queue.unanswered):
+        queue.acknowledged(batch)
+    queue.begins_anew()
+    assert queue.identity is None
+    assert first.done
