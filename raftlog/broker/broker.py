@@ -132,7 +132,7 @@ class NodeBroker:
         """Moving replicas; see ``MoveBroker``."""
         self._joins = Joins(self._own_cluster_id, self._machine, self._metadata, self._is_alive)
         own = member_id(node_id, node_info.incarnation)
-        self._members = MetadataMembers(own, self._machine, self._is_alive, rng)
+        self._members = MetadataMembers(own, self._machine, self._is_alive, rng, self.moves.placer.dead)
         self._producer_ids = ProducerIds(self._allocate_producer_ids)
         self._retention = Retention(self._replicas, self._machine, clock=clock, rng=rng, config=config, store=store)
         coordinators = self._replicas.coordinators

@@ -44,9 +44,9 @@ class BrokerConfig:
     stop_wait_s: float = 5.0
     """How long a stopping node lets waiting publishes finish."""
 
-    moves_catching_up_max: int = 8
+    moves_catching_up_max: int = 16
     """Replicas of the whole cluster that catch up at a time: each is read by a leader and written by another node."""
-    moves_catching_up_per_node_max: int = 2
+    moves_catching_up_per_node_max: int = 4
     """Replicas of one node that catch up at a time: its disk is one."""
     replica_replacement_delay_ms: int = 30 * 60_000
     """A node that was down for so long is dead: its replicas are made anew elsewhere."""

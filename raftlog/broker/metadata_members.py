@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 from raftlog.broker.metadata_machine import MetadataMachine
+from raftlog.consensus.port import SILENT_S
 from raftlog.core.configuration import node_of
 from raftlog.core.features import Level
 from raftlog.core.metadata_members import is_newest, next_configuration
@@ -32,9 +33,14 @@ class MetadataMembers:
         machine: group 0.
         alive: whether a node is up as far as this one knows.
         rng: spreads the looks.
+        dead: the nodes that have been down for so long that they are replaced.
     """
 
-    def __init__(self, own: int, machine: MetadataMachine, alive: Callable[[int], bool], rng: Random) -> None:
+    def __init__(
+        self, own: int, machine: MetadataMachine, alive: Callable[[int], bool], rng: Random,
+        dead: Callable[[], Collection[int]] = tuple,
+    ) -> None:  # fmt: skip
+        self._dead = dead
         self._own = own
         self._machine = machine
         self._alive = alive
@@ -62,13 +68,11 @@ class MetadataMembers:
         if not log.configuration_committed:
             return True
         nodes, progress = state.nodes | state.removed, log.followers()
-        up = {self._own, *(member for member in progress if self._alive(node_of(member)) and is_newest(member, nodes))}
-        ready = {
-            member
-            for member in up
-            if member not in progress or progress[member].match_index + LAG_ENTRIES_MAX >= log.commit_index
-        }
-        wanted = next_configuration(log.configuration, nodes, up=up, ready=ready)
+        # A node may be up, and its replica of group 0 not: it is damaged, or its disk stands still.
+        heard = [member for member, seen in progress.items() if seen.heard_s <= SILENT_S]
+        up = {self._own, *(member for member in heard if self._alive(node_of(member)) and is_newest(member, nodes))}
+        ready = {member for member in up if member not in progress or _holds(progress[member].match_index, log.commit_index)}
+        wanted = next_configuration(log.configuration, nodes, up=up, ready=ready, dead=self._dead())
         if wanted is None or (self._own not in wanted.voters and log.transfer()):
             return False  # another leader takes the step that this one is not to see the end of
         try:
@@ -78,3 +82,8 @@ class MetadataMembers:
             return False
         _log.info("group 0 changes to %s", wanted)
         return True
+
+
+def _holds(match_index: int, commit_index: int) -> bool:
+    """Whether a member holds the log, or all but its newest entries; one that has nothing does not, however short that is."""
+    return match_index > 0 and match_index + LAG_ENTRIES_MAX >= commit_index

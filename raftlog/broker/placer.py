@@ -115,7 +115,9 @@ class Placer:
     async def _even_out(self) -> None:
         """Balancing by itself: rule 3."""
         await self.ask_loads()
-        if self._config.auto_replica_rebalance_enable and self._may_move() and not self._reconciler.unsettled():
+        held_up = self._reconciler.view.plan.held_up  # what may never go on must not keep everything else from it
+        moving = any(one.group_id not in held_up for one in self._reconciler.unsettled())
+        if self._config.auto_replica_rebalance_enable and self._may_move() and not moving:
             limits = BalanceLimits(moves_max=self._config.rebalance_moves_max, count_percent=10)
             await self._propose(balance(self.nodes(), self._partitions(), limits).proposals)
         if self._config.auto_leader_rebalance_enable:
@@ -127,17 +129,21 @@ class Placer:
 
     def nodes(self, leaving: int | None = None) -> list[BalanceNode]:
         """The nodes as balancing sees them; ``leaving`` as if that one were being drained."""
-        nodes = self._machine.state.nodes.values()
-        enough = 2 * sum(1 for node in nodes if self._up(node.node_id)) > len(nodes)
-        found = []
-        for node in nodes:
+        found, dead = [], self.dead()
+        for node in self._machine.state.nodes.values():
             draining = node.status is NodeStatus.DRAINING or node.node_id == leaving
             why = f"node {node.node_id} is being drained" if draining else ""
-            if not why and enough and self._is_dead(node.node_id):
+            if not why and node.node_id in dead:
                 why = f"node {node.node_id} has been down for {_time(self._config.replica_replacement_delay_ms / 1_000)}"
             takes = self._up(node.node_id) and not draining
             found.append(BalanceNode(node_id=node.node_id, rack=node.rack, takes=takes, leaves=why))
         return found
+
+    def dead(self) -> set[int]:
+        """The nodes that are dead, by rule 2."""
+        nodes = self._machine.state.nodes
+        enough = 2 * sum(1 for node in nodes if self._up(node)) > len(nodes)
+        return {node for node in nodes if self._is_dead(node)} if enough else set()
 
     def no_room(self, leaving: int) -> list[str]:
         """What would find no room if a node were drained, in words."""

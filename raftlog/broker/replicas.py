@@ -122,10 +122,11 @@ class Replicas(Mapping[int, Partition]):
     def start(self, state: MetadataState) -> None:
         """Open what the restored metadata names, and drop what it knows to be deleted."""
         self._state = state
-        self._compare()
+        for _ in self._comparing():
+            pass
 
-    def _compare(self) -> None:
-        """Make the replicas those of the metadata as it is now, however it came to be that."""
+    def _comparing(self) -> Iterator[None]:
+        """Make the replicas those of the metadata as it is now, however it came to be that; in steps of a replica."""
         state = self._state
         here = {
             partition.group_id
@@ -136,8 +137,9 @@ class Replicas(Mapping[int, Partition]):
         for group in sorted({*self._store.groups(), *self._replica_ids}):
             if group != METADATA_GROUP and group not in here and state.deleted(group):
                 self._drop(group)
-        for topic in state.topics.values():
-            self._open_topic(topic)
+                yield
+        for topic in list(state.topics.values()):
+            yield from self._opening(topic)
 
     def note(self, effects: Effects) -> None:
         """Take note of a change within a turn; it is acted on after it."""
@@ -181,18 +183,13 @@ class Replicas(Mapping[int, Partition]):
 
     def _carry_out(self, effects: Effects) -> Iterator[None]:
         if effects.restored:
-            self._compare()
+            yield from self._comparing()
         for topic in effects.created + effects.altered:
             yield from self._opening(topic)
         for meta in (meta for topic in effects.deleted for meta in topic.partitions):
             if meta.group_id in self._replica_ids or meta.replica_on(self._node_id) is not None:
                 self._drop(meta.group_id)
             yield
-
-    def _open_topic(self, topic: TopicMeta) -> None:
-        """In one go."""
-        for _ in self._opening(topic):
-            pass
 
     def _opening(self, topic: TopicMeta) -> Iterator[None]:
         config = TopicConfig.of(topic.configs)

@@ -131,6 +131,9 @@ class _Work:
     def __init__(self, nodes: Sequence[BalanceNode], partitions: Iterable[BalancePartition], limits: BalanceLimits) -> None:
         self.nodes = {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
         self.limits = limits
+        self.racks: dict[int, str] = {}
+        self.barren: set[tuple[int, int]] = set()
+        """Pairs of nodes of which the first holds nothing that fits on the second: not to be looked for again at each move."""
         self.placed = [_Placed(one, list(one.nodes)) for one in partitions]
         self.counts, self.bytes = Counter[int](), Counter[int]()
         for one in self.placed:
@@ -242,14 +245,23 @@ class _Work:
         self, led_here: list[_Placed], led: Mapping[int, float], weight: Callable[[_Placed], float], allowed: float
     ) -> tuple[_Placed, int] | None:
         """Of the partitions that one node is to lead, the one that another should, and that other: what evens them out most."""
+        if not led_here:
+            return None
+        full = led.get(led_here[0].nodes[0], 0.0)
+        gaps = {node: full - led.get(node, 0.0) for node in self.takers}
+        gaps = {node: gap for node, gap in gaps.items() if gap > allowed}
         best: tuple[float, _Placed, int] | None = None
-        for one in led_here:
+        found = 0
+        for one in led_here if gaps else ():
             heavy = weight(one)
             for other in one.nodes[1:]:
-                gap = led.get(one.nodes[0], 0.0) - led.get(other, 0.0)
-                gain = min(heavy, gap - heavy)
-                if other in self.takers and gap > allowed and gain > GAIN_MIN and (best is None or gain > best[0] + GAIN_MIN):
-                    best = gain, one, other
+                gain = min(heavy, gaps.get(other, 0.0) - heavy)
+                if gain > GAIN_MIN:
+                    found += 1
+                    if best is None or gain > best[0] + GAIN_MIN:
+                        best = gain, one, other
+            if found >= FITTING_MAX:
+                break
         return None if best is None else best[1:]
 
     # How they are reached.
@@ -262,8 +274,12 @@ class _Work:
         pairs = [(a, b) for a in self.takers for b in self.takers if self.counts[a] - self.counts[b] > allowed]
         pairs.sort(key=lambda pair: (self.counts[pair[1]] - self.counts[pair[0]], pair))
         for source, target in pairs:
+            if (source, target) in self.barren:
+                continue
             fitting = list(islice(self._fitting(self.on[source], source, target), FITTING_MAX))
-            if fitting:
+            if not fitting:
+                self.barren.add((source, target))
+            else:
                 fresh = [one for one in fitting if not one.reasons]
                 return (fresh or fitting)[0], source, target
         return None
@@ -273,9 +289,12 @@ class _Work:
         pairs = [(a, b) for a in self.takers for b in self.takers if self.bytes[a] - self.bytes[b] > gap_min]
         pairs.sort(key=lambda pair: (self.bytes[pair[1]] - self.bytes[pair[0]], pair))
         for source, target in pairs:
+            if (source, target) in self.barren or (target, source) in self.barren:
+                continue
             gap = self.bytes[source] - self.bytes[target]
             large = list(islice(self._fitting(reversed(self.on[source]), source, target), FITTING_MAX))
             small = list(islice(self._fitting(self.on[target], target, source), FITTING_MAX))
+            self.barren |= {pair for pair, found in (((source, target), large), ((target, source), small)) if not found}
             swaps = [
                 (abs(gap - 2 * (a.was.size_bytes - b.was.size_bytes)), a.was.group_id, b.was.group_id, a, b)
                 for a in large
@@ -289,12 +308,14 @@ class _Work:
 
     def _fitting(self, partitions: Iterable[_Placed], source: int, target: int) -> Iterator[_Placed]:
         """Those that may go from one node to the other without two of their replicas meeting in a rack."""
+        return (one for one in partitions if self._fits(one, source, target))
+
+    def _fits(self, one: _Placed, source: int, target: int) -> bool:
+        if target in one.nodes:
+            return False
         old, new = self._rack(source), self._rack(target)
-        for one in partitions:
-            if target not in one.nodes:
-                others = [self._rack(node) for node in one.nodes if node != source]
-                if old == new or new not in others or old in others:
-                    yield one
+        others = [self._rack(node) for node in one.nodes if node != source]
+        return old == new or new not in others or old in others
 
     def _best_target(self, one: _Placed, source: int) -> int | None:
         racks = {self._rack(node) for node in one.nodes if node != source and node in self.nodes}
@@ -312,6 +333,7 @@ class _Work:
         self.counts[target] += 1
         self.bytes[source] -= one.was.size_bytes
         self.bytes[target] += one.was.size_bytes
+        self.barren = {pair for pair in self.barren if pair[0] not in one.nodes or not self._fits(one, *pair)}
         if not one.was.moving:
             self.on[source].remove(one)
             insort(self.on[target], one, key=_by_size)
@@ -320,8 +342,11 @@ class _Work:
         return self.counts[node], self.bytes[node], node
 
     def _rack(self, node: int) -> str:
-        info = self.nodes.get(node)
-        return f"of node {node}" if info is None or not info.rack else info.rack
+        rack = self.racks.get(node)
+        if rack is None:
+            info = self.nodes.get(node)
+            rack = self.racks[node] = f"of node {node}" if info is None or not info.rack else info.rack
+        return rack
 
     def _allowed(self, total: int, percent: int) -> int:
         return math.ceil(total / max(len(self.takers), 1) * percent / 100)

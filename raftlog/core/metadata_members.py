@@ -10,8 +10,8 @@ Rules:
 1. A step is one that ``core.configuration`` allows, and never one after which the voters that are up are no majority.
 2. A voter more is made only of a learner that holds the log; and of an odd number of voters only where two more are ready, for
    two or four of them are no safer than one or three, and stop sooner.
-3. What an earlier disk of a node said is never asked for again: it goes first. Voters of nodes that are being drained or were
-   removed go when others have taken their place; of removed ones in the end without.
+3. What an earlier disk of a node said is never asked for again: it goes first. Voters of nodes that are being drained, are dead
+   or were removed go when others have taken their place, or where that leaves an odd number; of removed ones in the end without.
 4. A member whose node has not registered yet is a founder of a cluster that begins: it stays.
 """
 
@@ -28,7 +28,7 @@ VOTERS_OF_RACKS = 5
 
 
 def next_configuration(
-    now: Configuration, nodes: Mapping[int, NodeInfo], *, up: Collection[int], ready: Collection[int]
+    now: Configuration, nodes: Mapping[int, NodeInfo], *, up: Collection[int], ready: Collection[int], dead: Collection[int] = ()
 ) -> Configuration | None:
     """The configuration that follows ``now``, or None where nothing is to be done, or nothing can be.
 
@@ -37,8 +37,9 @@ def next_configuration(
         nodes: all nodes that are or were members, by id.
         up: the members that are up as far as the leader knows, itself among them.
         ready: those of them that hold the log, or all but its newest entries.
+        dead: the nodes that have been down for so long that they are replaced.
     """
-    for step in _steps(now, nodes, ready):
+    for step in _Steps(now, nodes, ready, dead):
         voters_up = sum(1 for member in step.voters if member in up)
         if voters_up * 2 > len(step.voters):
             return step
@@ -51,38 +52,63 @@ def is_newest(member: int, nodes: Mapping[int, NodeInfo]) -> bool:
     return node is None or node.incarnation <= replica_of(member)
 
 
-def _steps(now: Configuration, nodes: Mapping[int, NodeInfo], ready: Collection[int]) -> Iterator[Configuration]:
+class _Steps:
     """What could be done next, the most urgent first."""
-    wanted = {member_id(node.node_id, node.incarnation) for node in nodes.values() if node.status is not NodeStatus.REMOVED}
-    gone = [member for member in now.members if node_of(member) in nodes and member not in wanted]
-    yield from (now.without(member) for member in gone if member in now.learners)
-    yield from (now.with_learner(member) for member in sorted(wanted - set(now.members)))
-    yield from (now.without(member) for member in now.voters if not is_newest(member, nodes) and len(now.voters) > 1)
-    staying = [member for member in now.voters if not _is_leaving(member, nodes)]
-    candidates = [
-        member for member in now.learners if member in ready and node_of(member) in nodes and not _is_leaving(member, nodes)
-    ]
-    missing = _voters_wanted(nodes) - len(staying)
-    if missing > 0 and len(candidates) >= 1 + len(staying) % 2:
-        yield now.with_voter(_best(candidates, staying, nodes))
-    for member in now.voters:
-        if member in staying or len(now.voters) == 1:
-            continue
-        if member in gone:
-            yield now.without(member)
-        elif missing <= 0:
-            yield Configuration.of((other for other in now.voters if other != member), (*now.learners, member))
+
+    def __init__(
+        self, now: Configuration, nodes: Mapping[int, NodeInfo], ready: Collection[int], dead: Collection[int]
+    ) -> None:  # fmt: skip
+        self._now, self._nodes, self._ready, self._dead = now, nodes, ready, dead
+
+    def __iter__(self) -> Iterator[Configuration]:
+        now, nodes = self._now, self._nodes
+        wanted = {member_id(node.node_id, node.incarnation) for node in nodes.values() if node.status is not NodeStatus.REMOVED}
+        gone = [member for member in now.members if node_of(member) in nodes and member not in wanted]
+        yield from (now.without(member) for member in gone if member in now.learners)
+        yield from (now.with_learner(member) for member in sorted(wanted - set(now.members)))
+        yield from (now.without(member) for member in now.voters if not is_newest(member, nodes) and len(now.voters) > 1)
+        yield from self._votes(gone)
+
+    def _votes(self, gone: Collection[int]) -> Iterator[Configuration]:
+        """Who votes."""
+        now, nodes = self._now, self._nodes
+        staying = [member for member in now.voters if not self._is_leaving(member)]
+        leaving = [member for member in now.voters if member not in staying]
+        known = [member for member in now.learners if member in self._ready and node_of(member) in nodes]
+        candidates = [member for member in known if not self._is_leaving(member)]
+        missing = self._voters_wanted() - len(staying)
+        if missing > 0 and len(candidates) >= (1 if leaving else 1 + len(staying) % 2):
+            yield now.with_voter(_best(candidates, staying, nodes))
+        for member in leaving if len(now.voters) > 1 else ():
+            if member in gone:
+                yield now.without(member)
+            elif missing <= 0 or len(now.voters) % 2 == 0:
+                yield _demoted(now, member)
+        if not leaving and missing < 0 and len(staying) % 2 == 0:
+            yield _demoted(now, _most_crowded(staying, nodes))
+
+    def _is_leaving(self, member: int) -> bool:
+        """Whether a member is to vote no more: its node is being drained, is dead, was removed, or has come back with another
+        disk."""
+        node = self._nodes.get(node_of(member))
+        if node is None:
+            return False
+        return not is_newest(member, self._nodes) or node.status is not NodeStatus.ACTIVE or node.node_id in self._dead
+
+    def _voters_wanted(self) -> int:
+        active = [node for node in self._nodes.values() if node.status is NodeStatus.ACTIVE and node.node_id not in self._dead]
+        return VOTERS_OF_RACKS if len({_rack(node) for node in active}) >= VOTERS_OF_RACKS else VOTERS
 
 
-def _is_leaving(member: int, nodes: Mapping[int, NodeInfo]) -> bool:
-    """Whether a member is to vote no more: its node is being drained, was removed, or has come back with another disk."""
-    node = nodes.get(node_of(member))
-    return node is not None and (not is_newest(member, nodes) or node.status is not NodeStatus.ACTIVE)
+def _demoted(now: Configuration, member: int) -> Configuration:
+    return Configuration.of((other for other in now.voters if other != member), (*now.learners, member))
 
 
-def _voters_wanted(nodes: Mapping[int, NodeInfo]) -> int:
-    racks = {_rack(node) for node in nodes.values() if node.status is NodeStatus.ACTIVE}
-    return VOTERS_OF_RACKS if len(racks) >= VOTERS_OF_RACKS else VOTERS
+def _most_crowded(voters: Iterable[int], nodes: Mapping[int, NodeInfo]) -> int:
+    """The voter in a rack with the most; the one with the highest id where there are several."""
+    members = list(voters)
+    racks = [_rack(nodes[node_of(member)]) if node_of(member) in nodes else node_of(member) for member in members]
+    return max(zip(members, racks, strict=True), key=lambda one: (racks.count(one[1]), one[0]))[0]
 
 
 def _best(candidates: Iterable[int], voters: Iterable[int], nodes: Mapping[int, NodeInfo]) -> int:

@@ -18,6 +18,7 @@ Rules:
 4. A leader is never removed: it hands over first, to a voter that is wanted and has caught up.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.
+   Groups that lack good copies have as much again for themselves: those that merely move must not be in their way.
 """
 
 from __future__ import annotations
@@ -129,9 +130,9 @@ class Next:
 class Limits:
     """How much goes on at a time."""
 
-    catching_up_max: int = 8
+    catching_up_max: int = 16
     """Learners of the whole cluster that catch up at a time."""
-    catching_up_per_node_max: int = 2
+    catching_up_per_node_max: int = 4
     """Learners of one node that catch up at a time: each is written to its one disk."""
 
 
@@ -158,7 +159,7 @@ def plan(partitions: Iterable[PartitionMeta], reports: Mapping[int, GroupReport]
     steps: list[Step] = []
     waits: dict[int, str] = {}
     settled, held_up = set(), set()
-    adds: list[tuple[int, Step]] = []
+    adds: list[tuple[int, bool, Step]] = []
     catching_up = Counter[int]()
     for partition in partitions:
         report = reports.get(partition.group_id)
@@ -168,7 +169,7 @@ def plan(partitions: Iterable[PartitionMeta], reports: Mapping[int, GroupReport]
         if found.step is not None and found.step.kind is StepKind.ADD:
             assert report is not None
             good = sum(1 for one in report.voters if one not in partition.lost and report.good(one))
-            adds.append((good, found.step))
+            adds.append((good, good < len(partition.replicas), found.step))
         elif found.step is not None:
             steps.append(found.step)
         elif found.waits:
@@ -177,9 +178,10 @@ def plan(partitions: Iterable[PartitionMeta], reports: Mapping[int, GroupReport]
         else:
             settled.add(partition.group_id)
     adds.sort(key=lambda add: add[0])
-    for _, step in adds:
-        node = step.replica[0]
-        if catching_up.total() >= limits.catching_up_max or catching_up[node] >= limits.catching_up_per_node_max:
+    for _, urgent, step in adds:
+        node, share = step.replica[0], 2 if urgent else 1
+        per_node_max = share * limits.catching_up_per_node_max
+        if catching_up.total() >= share * limits.catching_up_max or catching_up[node] >= per_node_max:
             waits[step.group] = "other replicas catch up first"
             continue
         catching_up[node] += 1
@@ -221,13 +223,13 @@ class _Group:
         missing = [one for one in self.wanted if one not in members]
         if self.report.learners:
             return self._learn(self.report.learners[0], missing)
-        waits = ""
+        waits, held_up = "", False
         if len(self.report.voters) > len(self.wanted):
             leaves = self._leave(self.unwanted[0])
             if leaves.step is not None:
                 return leaves
-            waits = leaves.waits
-        return self._add(missing, waits)
+            waits, held_up = leaves.waits, leaves.held_up
+        return self._add(missing, waits, held_up=held_up)
 
     def _learn(self, learner: Replica, missing: list[Replica]) -> Next:
         if self.good(learner):
@@ -239,13 +241,13 @@ class _Group:
             return self._step(StepKind.REMOVE, learner)
         return Next(waits=f"node {learner[0]} is down", held_up=True)
 
-    def _add(self, missing: list[Replica], waits: str) -> Next:
+    def _add(self, missing: list[Replica], waits: str, *, held_up: bool) -> Next:
         ready = [one for one in missing if one[0] in self.up]
         if ready:
             return self._step(StepKind.ADD, ready[0])
         if missing and not waits:
             return Next(waits=f"node {missing[0][0]} is down", held_up=True)
-        return Next(waits=waits)
+        return Next(waits=waits, held_up=held_up)
 
     def _leave(self, leaving: Replica) -> Next:
         """Take out a voter that is not wanted, if the others are enough without it."""
@@ -254,7 +256,8 @@ class _Group:
         enough = len(good) >= len(self.wanted) if self.good(leaving) else 2 * len(good) > len(remaining)
         if not enough:
             behind = next(one for one in remaining if one not in good)
-            return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go")
+            down = behind[0] not in self.up
+            return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go", held_up=down)
         if leaving != self.report.leader:
             return self._step(StepKind.REMOVE, leaving)
         heir = next((one for one in self.wanted if one in self.report.voters and self.good(one)), None)

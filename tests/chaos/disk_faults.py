@@ -25,7 +25,7 @@ ENDS_WITHIN_S = 20.0
 REFUSED = 1
 """Exit code of a node that must not start, or not go on."""
 BACK_WITHIN_S = 45.0
-"""For a node that comes back without its data to have joined, to be ready, and to be filled; each."""
+"""For a node that comes back without its data to have joined; twice as long to be ready, which is when it has been filled."""
 JOINED = b"this node has joined"
 GIVEN_UP = b"the damaged replica of group %d is given up"
 _LOOK_S = 0.1
@@ -166,7 +166,7 @@ async def _must_come_back(scene: Scene, node_id: int, what: str) -> None:
         await asyncio.sleep(_LOOK_S)
     else:
         scene.found(f"node {node_id} went on with {what}, and did not join")
-    await node.ready(BACK_WITHIN_S)
+    await node.ready(2 * BACK_WITHIN_S)
     await _must_be_filled(scene, node_id, what)
 
 

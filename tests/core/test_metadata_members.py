@@ -170,3 +170,35 @@ def test_it_comes_to_rest_and_each_step_is_allowed(
     assert there >= {one.node_id for one in known if nodes[one.node_id].status is not NodeStatus.REMOVED}
     if len(there) >= 3 and all(node_id in nodes and nodes[node_id].status is NodeStatus.ACTIVE for node_id in there):
         assert len(last.voters) >= 3
+
+
+def test_a_dead_voter_is_replaced_by_a_learner_that_is_ready() -> None:
+    """Else the next death, though most nodes are well, would leave the metadata without a majority."""
+    racks = by_id(node(1, rack="a"), node(2, rack="b"), node(3, rack="c"), node(4, 2, rack="a"), node(5, 2, rack="b"))
+    now = config([(1, 1), (2, 1), (3, 1)], [(4, 2), (5, 2)])
+    up = [member for member in now.members if node_of(member) != 1]
+    assert next_configuration(now, racks, up=up, ready=up) is None
+    seen = [now]
+    while (step := next_configuration(seen[-1], racks, up=up, ready=up, dead={1})) is not None:
+        check_step(seen[-1], step)
+        seen.append(step)
+    assert seen[-1] == config([(2, 1), (3, 1), (4, 2)], [(1, 1), (5, 2)])
+    assert ends(seen[-1], racks) == seen[-1]  # back again, it is a learner like any other
+
+
+def test_of_two_voters_that_are_being_drained_one_goes_at_once() -> None:
+    """A learner stands by; and what is left is odd. So the processes may end before the nodes are removed."""
+    nodes = by_id(
+        node(1, status=NodeStatus.DRAINING), node(2, status=NodeStatus.DRAINING), node(3), node(4, 2)
+    )  # fmt: skip
+    now = config([(1, 1), (2, 1), (3, 1)], [(4, 2)])
+    assert len(ends(now, nodes).voters) == 3
+    assert {node_of(member) for member in ends(now, nodes).voters} == {2, 3, 4}
+    two = by_id(node(1, status=NodeStatus.DRAINING), node(2))
+    assert ends(config([(1, 1), (2, 1)]), two) == config([(2, 1)], [(1, 1)])
+
+
+def test_four_voters_become_three() -> None:
+    """One of five is removed: the fourth vote makes nothing safer. It is taken from the rack that has most."""
+    left = by_id(node(1, rack="a"), node(2, rack="b"), node(3, rack="c"), node(4, rack="c"))
+    assert ends(config([(1, 1), (2, 1), (3, 1), (4, 1)]), left) == config([(1, 1), (2, 1), (3, 1)], [(4, 1)])

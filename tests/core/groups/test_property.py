@@ -289,7 +289,7 @@ def test_long_walks(seed: int) -> None:
     random, machine = Random(seed), Groups()
     states = [GroupState.STABLE, GroupState.COMPLETING_REBALANCE, GroupState.PREPARING_REBALANCE]
     kinds = ["join", "back", "sync", "sync", "commit", "leave"]
-    for _ in range(400):
+    for _ in range(500):
         number, what = random.randrange(ACTORS), random.random()
         if what < 0.5:
             calls = [(random.choice(kinds), random.choice([0, 1, 4])) for _ in range(random.randint(1, 4))]
