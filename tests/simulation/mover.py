@@ -294,4 +294,5 @@ def _reopen(machine: Machine, number: int) -> None:
         replica.close()
         machine.run.broker._consensus.drop(number)
     if found is not None and not replicas._closed:
-        replicas._open_topic(found[0])
+        for _ in replicas._opening(found[0]):
+            pass

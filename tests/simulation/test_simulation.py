@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 SAFETY_SEEDS = (1, 2, 3, 4, 1306)
 LIVENESS_SEEDS = (1, 2)
 GROUPS_SEEDS = (1, 2, 1002)
-MOVES_SEEDS = (1, 2, 15)
+MOVES_SEEDS = (1, 2, 16)
 
 
 @pytest.mark.parametrize("seed", SAFETY_SEEDS)
