@@ -68,6 +68,11 @@ class Disk:
         """An old copy of the disk comes back."""
         self.former, self.contents, self.lost = self.contents, contents, lost
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was ever written on it."""
+        return self.contents.identity is None
+
     def wipe(self) -> None:
         """A new, empty disk."""
         self.swap(Contents(), "an empty disk")

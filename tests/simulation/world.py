@@ -305,8 +305,8 @@ class World:
         self._later[timer] = None
 
     def start(self, machine: Machine) -> None:
-        """Start a node, unless it runs, or was refused."""
-        if machine.run is None:
+        """Start a node, unless it runs, or has lost its disk for good: it may have been stopped, to be started later, before."""
+        if machine.run is None and not (machine.gone and machine.disk.is_empty):
             machine.start()
 
     def leader_of(self, number: int) -> Machine | None:
