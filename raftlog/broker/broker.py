@@ -127,7 +127,7 @@ class NodeBroker:
         self._topics = Topics(state=self._machine.state, router=self._router, metadata=self._metadata, rng=rng, config=config)
         self.moves = Moves(
             node_id, replicas=self._replicas, machine=self._machine, metadata=self._metadata, router=self._router, peers=peers,
-            up=self._is_alive, clock=clock, config=config,
+            up=self._is_alive, low=lambda: store.recent_usage().low, clock=clock, config=config,
         )  # fmt: skip
         """Moving replicas; see ``MoveBroker``."""
         self._joins = Joins(self._own_cluster_id, self._machine, self._metadata, self._is_alive)

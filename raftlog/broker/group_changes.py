@@ -54,13 +54,15 @@ class GroupChanges:
         controller_term: group 0's term as far as this node knows.
         connected: whether there is a link to a node.
         clock: ages entries.
+        low: whether this node is short of room.
         timeout_s: how long a barrier may take.
     """
 
     def __init__(
         self, node_id: int, *, replicas: Groups, controller_term: Callable[[], int], connected: Callable[[int], bool],
-        clock: Clock, timeout_s: float,
+        clock: Clock, low: Callable[[], bool], timeout_s: float,
     ) -> None:  # fmt: skip
+        self._low = low
         self._node_id = node_id
         self._replicas = replicas
         self._controller_term = controller_term
@@ -81,7 +83,8 @@ class GroupChanges:
                 pb.GroupLoad(group=group, size_bytes=log.size_bytes, first_index=log.first_index, last_index=log.last_index)
                 for group, log in logs
                 if log is not None
-            ]
+            ],
+            low=self._low(),
         )
 
     async def change(self, call: pb.ChangeGroupCall) -> None:

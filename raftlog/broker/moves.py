@@ -63,13 +63,14 @@ class Moves:
         router: who leads what.
         peers: the other nodes.
         up: whether a node can be reached.
+        low: whether this node is short of room.
         clock: for delays, rates and ages.
         config: limits.
     """
 
     def __init__(
         self, node_id: int, *, replicas: Replicas, machine: MetadataMachine, metadata: MetadataCalls, router: Router,
-        peers: Peers, up: Callable[[int], bool], clock: Clock, config: BrokerConfig,
+        peers: Peers, up: Callable[[int], bool], low: Callable[[], bool], clock: Clock, config: BrokerConfig,
     ) -> None:  # fmt: skip
         self._node_id = node_id
         self._machine = machine
@@ -79,7 +80,7 @@ class Moves:
         self._clock = clock
         self._config = config
         self._changes = GroupChanges(
-            node_id, replicas=replicas, controller_term=lambda: machine.log.term, connected=up, clock=clock,
+            node_id, replicas=replicas, controller_term=lambda: machine.log.term, connected=up, clock=clock, low=low,
             timeout_s=config.call_timeout_s,
         )  # fmt: skip
         self.reconciler = Reconciler(

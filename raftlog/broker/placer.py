@@ -7,6 +7,7 @@ Rules:
    break: a new leader begins to count anew. Nothing is replaced while more than half of the nodes are missing: then it is
    this node that is cut off, or more is lost than copying can help.
 3. Balancing by itself is gentle: only while nothing moves, a few replicas at a time, and only beyond a tolerance.
+4. Nothing is placed on a node that is short of room, as far as it was asked.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from raftlog.peers.port import Peers
 
 _log = logging.getLogger(__name__)
 
+ASK_S = 10.0
+"""While replicas have to leave nodes, the others are asked this often whether they have room."""
 LOOK_S = 1.0
 """How often nodes are looked at."""
 PLACEMENTS_PER_COMMAND_MAX = 200
@@ -74,6 +77,9 @@ class Placer:
         self._missing_since_s: dict[int, float] = {}
         self._next_check_s = 0.0
         self._loads = Loads()
+        self._low: set[int] = set()
+        """The nodes that are short of room."""
+        self._asked_s = -ASK_S
         self.stuck: Mapping[int, str] = {}
         """By group: what has to leave its node, and finds no other, in words."""
 
@@ -103,6 +109,8 @@ class Placer:
         missing = {node for node in self._machine.state.nodes if not self._up(node)}
         self._missing_since_s = {node: self._missing_since_s.get(node, now_s) for node in missing}
         if self._may_move() and any(node.leaves for node in self.nodes()) and self._held_by_leaving():
+            if now_s - self._asked_s >= ASK_S:
+                await self.ask_loads()
             found = evacuate(self.nodes(), self._partitions())
             self.stuck = found.stuck
             await self._propose(found.proposals)
@@ -135,7 +143,7 @@ class Placer:
             why = f"node {node.node_id} is being drained" if draining else ""
             if not why and node.node_id in dead:
                 why = f"node {node.node_id} has been down for {_time(self._config.replica_replacement_delay_ms / 1_000)}"
-            takes = self._up(node.node_id) and not draining
+            takes = self._up(node.node_id) and not draining and node.node_id not in self._low
             found.append(BalanceNode(node_id=node.node_id, rack=node.rack, takes=takes, leaves=why))
         return found
 
@@ -180,7 +188,8 @@ class Placer:
         return failed
 
     async def ask_loads(self) -> None:
-        """Ask every node that is up what it carries."""
+        """Ask every node that is up what it carries, and whether it has room."""
+        self._asked_s = self._clock.monotonic_s()
         nodes = [node for node in self._machine.state.nodes if self._up(node)]
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(self._load_of(node)) for node in nodes]
@@ -196,6 +205,7 @@ class Placer:
         except RaftlogError as error:
             _log.debug("node %d does not tell its load: %s", node, error)
             return {}
+        (self._low.add if answer.low else self._low.discard)(node)
         return {one.group: (one.size_bytes, one.first_index, one.last_index) for one in answer.groups}
 
     def _is_dead(self, node: int) -> bool:

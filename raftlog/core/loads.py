@@ -9,13 +9,21 @@ Held = tuple[int, int, int]
 """(bytes, first index, last index) of a replica."""
 
 
+WINDOW_S_MIN = 60.0
+"""Growth is measured over no less, but for the first time: two looks may follow each other within seconds."""
+SMOOTHED_OVER_S = 1_800.0
+"""A rate is a mean of about so long: leaders that followed each short burst would be on the move for ever."""
+
+
 @dataclass(slots=True)
 class Loads:
-    """The last look at all groups, and the growth since the one before."""
+    """The last look at all groups, and how fast they have grown lately."""
 
     _held: dict[int, Held] = field(default_factory=dict)
     _rates: dict[int, float] = field(default_factory=dict)
-    _at_s: float = 0.0
+    _begin: dict[int, Held] = field(default_factory=dict)
+    """What was held when the present window began."""
+    _begun_s: float = 0.0
 
     def look(self, now_s: float, nodes: Iterable[Mapping[int, Held]]) -> None:
         """Take in what nodes hold, by group. Of several replicas the one that is furthest counts."""
@@ -24,17 +32,27 @@ class Loads:
             for group, one in node.items():
                 if group not in held or one[2] > held[group][2]:
                     held[group] = one
-        spent_s = now_s - self._at_s
-        if self._held and spent_s > 0:
-            self._rates = {group: _growth(self._held[group], one) / spent_s for group, one in held.items() if group in self._held}
-        self._held, self._at_s = held, now_s
+        self._held = held
+        spent_s = now_s - self._begun_s
+        whole = not self._begin or spent_s >= WINDOW_S_MIN
+        if self._begin and spent_s > 0:
+            self._rates = {group: self._rate_now(group, spent_s, whole=whole) for group in held if group in self._begin}
+        if whole:
+            self._begin, self._begun_s = held, now_s
+
+    def _rate_now(self, group: int, spent_s: float, *, whole: bool) -> float:
+        before = self._rates.get(group)
+        if before is not None and not whole:
+            return before
+        rate = _growth(self._begin[group], self._held[group]) / spent_s
+        return rate if before is None else before + (rate - before) * min(1.0, spent_s / SMOOTHED_OVER_S)
 
     def size_bytes(self, group: int) -> int:
         """Bytes of a replica of the group; 0 while it is not known."""
         return self._held.get(group, (0, 0, 0))[0]
 
     def rate(self, group: int) -> float:
-        """Bytes that were written each second between the last two looks; 0 while it is not known."""
+        """Bytes that were written each second lately; 0 while it is not known."""
         return self._rates.get(group, 0.0)
 
 

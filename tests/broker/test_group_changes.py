@@ -45,7 +45,7 @@ class _Led:
         self.log.on_transfer = lambda _, to: not self.asked_to_lead.append(to)  # type: ignore[func-returns-value]
         self.changes = GroupChanges(
             1, replicas=_One(self.log), controller_term=lambda: self.controller_term,
-            connected=lambda node: node not in self.down, clock=self.leader.clock, timeout_s=1.0,
+            connected=lambda node: node not in self.down, clock=self.leader.clock, low=lambda: False, timeout_s=1.0,
         )  # fmt: skip
 
     def call(self, kind: StepKind, member: int, **changes: int) -> pb.ChangeGroupCall:

@@ -161,6 +161,17 @@ async def test_a_node_is_not_drained_where_the_others_have_no_room() -> None:
         assert all(node.status is NodeStatus.ACTIVE for node in broker.cluster().nodes)
 
 
+async def test_nothing_is_placed_on_a_node_that_is_short_of_room() -> None:
+    """A drained node's replicas go where there is room, and wait where there is none."""
+    async with cluster(5) as some:
+        broker = await _topic(some, partitions=4)
+        some.stores[5].low = True
+        before = [5 in one.replicas for one in broker.topic("t").partitions]
+        await broker.moves.drain_node(3)
+        await until(lambda: all(3 not in one.replicas for one in broker.topic("t").partitions))
+        assert [5 in one.replicas for one in broker.topic("t").partitions] == before
+
+
 async def test_a_drain_that_is_cancelled_stops() -> None:
     """What has moved stays where it is; the node takes replicas again."""
     async with cluster(4) as some:

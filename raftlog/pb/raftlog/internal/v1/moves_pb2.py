@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fraftlog/internal/v1/moves.proto\x12\x13raftlog.internal.v1\"\"\n\x10ReportGroupsCall\x12\x0e\n\x06groups\x18\x01 \x03(\x04\"G\n\x12ReportGroupsAnswer\x12\x31\n\x07reports\x18\x01 \x03(\x0b\x32 .raftlog.internal.v1.GroupReport\"\xfa\x01\n\x0bGroupReport\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0e\n\x06leader\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06voters\x18\x04 \x03(\x04\x12\x10\n\x08learners\x18\x05 \x03(\x04\x12\x11\n\tcommitted\x18\x06 \x01(\x08\x12\x13\n\x0b\x66irst_index\x18\x07 \x01(\x04\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\t \x01(\x04\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12\x36\n\tfollowers\x18\x0b \x03(\x0b\x32#.raftlog.internal.v1.FollowerReport\"\x88\x01\n\x0e\x46ollowerReport\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x03 \x01(\x04\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x1b\n\x13snapshot_sent_bytes\x18\x05 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x06 \x01(\x04\"\xa6\x01\n\x0f\x43hangeGroupCall\x12\r\n\x05group\x18\x01 \x01(\x04\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.raftlog.internal.v1.StepKind\x12\x0e\n\x06member\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06voters\x18\x05 \x03(\x04\x12\x10\n\x08learners\x18\x06 \x03(\x04\x12\x17\n\x0f\x63ontroller_term\x18\x07 \x01(\x04\"\x13\n\x11\x43hangeGroupAnswer\"S\n\tRenewCall\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x35\n\x08replicas\x18\x02 \x03(\x0b\x32#.raftlog.internal.v1.DamagedReplica\"3\n\x0e\x44\x61magedReplica\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\r\"?\n\x0bRenewAnswer\x12\x30\n\x07refused\x18\x01 \x03(\x0b\x32\x1f.raftlog.internal.v1.NotRenewed\"(\n\nNotRenewed\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x0e\n\x0cNodeLoadCall\"@\n\x0eNodeLoadAnswer\x12.\n\x06groups\x18\x01 \x03(\x0b\x32\x1e.raftlog.internal.v1.GroupLoad\"W\n\tGroupLoad\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\"\x0b\n\tMovesCall\"7\n\x0bMovesAnswer\x12(\n\x05moves\x18\x01 \x03(\x0b\x32\x19.raftlog.internal.v1.Move\"\x82\x02\n\x04Move\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x08group_id\x18\x03 \x01(\x04\x12\x10\n\x08replicas\x18\x04 \x03(\r\x12\x0e\n\x06\x61\x64\x64ing\x18\x05 \x03(\r\x12\x10\n\x08removing\x18\x06 \x03(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x15\n\rstarted_at_ms\x18\t \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\n \x01(\x04\x12\x12\n\nbytes_done\x18\x0b \x01(\x04\x12\x0c\n\x04rate\x18\x0c \x01(\x01\x12\x14\n\x0cseconds_left\x18\r \x01(\x01\x12\x0f\n\x07held_up\x18\x0e \x01(\x08\"\x1e\n\x0b\x42\x61lanceCall\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"P\n\rBalanceAnswer\x12\x30\n\tproposals\x18\x01 \x03(\x0b\x32\x1d.raftlog.internal.v1.Proposal\x12\r\n\x05stuck\x18\x02 \x03(\t\"r\n\x08Proposal\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x03(\r\x12\x10\n\x08replicas\x18\x04 \x03(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\",\n\tDrainCall\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"!\n\x0b\x44rainAnswer\x12\x12\n\npartitions\x18\x01 \x01(\r\"\"\n\x10\x45lectLeadersCall\x12\x0e\n\x06groups\x18\x01 \x03(\x04\"I\n\x12\x45lectLeadersAnswer\x12\x33\n\x07\x65lected\x18\x01 \x03(\x0b\x32\".raftlog.internal.v1.ElectedLeader\"?\n\rElectedLeader\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\x93\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_KIND_ADD\x10\x01\x12\x15\n\x11STEP_KIND_PROMOTE\x10\x02\x12\x16\n\x12STEP_KIND_TRANSFER\x10\x03\x12\x14\n\x10STEP_KIND_REMOVE\x10\x04\x12\x14\n\x10STEP_KIND_FORGET\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fraftlog/internal/v1/moves.proto\x12\x13raftlog.internal.v1\"\"\n\x10ReportGroupsCall\x12\x0e\n\x06groups\x18\x01 \x03(\x04\"G\n\x12ReportGroupsAnswer\x12\x31\n\x07reports\x18\x01 \x03(\x0b\x32 .raftlog.internal.v1.GroupReport\"\xfa\x01\n\x0bGroupReport\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0e\n\x06leader\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06voters\x18\x04 \x03(\x04\x12\x10\n\x08learners\x18\x05 \x03(\x04\x12\x11\n\tcommitted\x18\x06 \x01(\x08\x12\x13\n\x0b\x66irst_index\x18\x07 \x01(\x04\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\t \x01(\x04\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12\x36\n\tfollowers\x18\x0b \x03(\x0b\x32#.raftlog.internal.v1.FollowerReport\"\x88\x01\n\x0e\x46ollowerReport\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x0e\n\x06lag_ms\x18\x03 \x01(\x04\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x1b\n\x13snapshot_sent_bytes\x18\x05 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x06 \x01(\x04\"\xa6\x01\n\x0f\x43hangeGroupCall\x12\r\n\x05group\x18\x01 \x01(\x04\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.raftlog.internal.v1.StepKind\x12\x0e\n\x06member\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06voters\x18\x05 \x03(\x04\x12\x10\n\x08learners\x18\x06 \x03(\x04\x12\x17\n\x0f\x63ontroller_term\x18\x07 \x01(\x04\"\x13\n\x11\x43hangeGroupAnswer\"S\n\tRenewCall\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x35\n\x08replicas\x18\x02 \x03(\x0b\x32#.raftlog.internal.v1.DamagedReplica\"3\n\x0e\x44\x61magedReplica\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\r\"?\n\x0bRenewAnswer\x12\x30\n\x07refused\x18\x01 \x03(\x0b\x32\x1f.raftlog.internal.v1.NotRenewed\"(\n\nNotRenewed\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x0e\n\x0cNodeLoadCall\"M\n\x0eNodeLoadAnswer\x12.\n\x06groups\x18\x01 \x03(\x0b\x32\x1e.raftlog.internal.v1.GroupLoad\x12\x0b\n\x03low\x18\x02 \x01(\x08\"W\n\tGroupLoad\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\"\x0b\n\tMovesCall\"7\n\x0bMovesAnswer\x12(\n\x05moves\x18\x01 \x03(\x0b\x32\x19.raftlog.internal.v1.Move\"\x82\x02\n\x04Move\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x08group_id\x18\x03 \x01(\x04\x12\x10\n\x08replicas\x18\x04 \x03(\r\x12\x0e\n\x06\x61\x64\x64ing\x18\x05 \x03(\r\x12\x10\n\x08removing\x18\x06 \x03(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x15\n\rstarted_at_ms\x18\t \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\n \x01(\x04\x12\x12\n\nbytes_done\x18\x0b \x01(\x04\x12\x0c\n\x04rate\x18\x0c \x01(\x01\x12\x14\n\x0cseconds_left\x18\r \x01(\x01\x12\x0f\n\x07held_up\x18\x0e \x01(\x08\"\x1e\n\x0b\x42\x61lanceCall\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"P\n\rBalanceAnswer\x12\x30\n\tproposals\x18\x01 \x03(\x0b\x32\x1d.raftlog.internal.v1.Proposal\x12\r\n\x05stuck\x18\x02 \x03(\t\"r\n\x08Proposal\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x03(\r\x12\x10\n\x08replicas\x18\x04 \x03(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\",\n\tDrainCall\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"!\n\x0b\x44rainAnswer\x12\x12\n\npartitions\x18\x01 \x01(\r\"\"\n\x10\x45lectLeadersCall\x12\x0e\n\x06groups\x18\x01 \x03(\x04\"I\n\x12\x45lectLeadersAnswer\x12\x33\n\x07\x65lected\x18\x01 \x03(\x0b\x32\".raftlog.internal.v1.ElectedLeader\"?\n\rElectedLeader\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\x93\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_KIND_ADD\x10\x01\x12\x15\n\x11STEP_KIND_PROMOTE\x10\x02\x12\x16\n\x12STEP_KIND_TRANSFER\x10\x03\x12\x14\n\x10STEP_KIND_REMOVE\x10\x04\x12\x14\n\x10STEP_KIND_FORGET\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftlog.internal.v1.moves_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STEPKIND']._serialized_start=1982
-  _globals['_STEPKIND']._serialized_end=2129
+  _globals['_STEPKIND']._serialized_start=1995
+  _globals['_STEPKIND']._serialized_end=2142
   _globals['_REPORTGROUPSCALL']._serialized_start=56
   _globals['_REPORTGROUPSCALL']._serialized_end=90
   _globals['_REPORTGROUPSANSWER']._serialized_start=92
@@ -56,29 +56,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODELOADCALL']._serialized_start=992
   _globals['_NODELOADCALL']._serialized_end=1006
   _globals['_NODELOADANSWER']._serialized_start=1008
-  _globals['_NODELOADANSWER']._serialized_end=1072
-  _globals['_GROUPLOAD']._serialized_start=1074
-  _globals['_GROUPLOAD']._serialized_end=1161
-  _globals['_MOVESCALL']._serialized_start=1163
-  _globals['_MOVESCALL']._serialized_end=1174
-  _globals['_MOVESANSWER']._serialized_start=1176
-  _globals['_MOVESANSWER']._serialized_end=1231
-  _globals['_MOVE']._serialized_start=1234
-  _globals['_MOVE']._serialized_end=1492
-  _globals['_BALANCECALL']._serialized_start=1494
-  _globals['_BALANCECALL']._serialized_end=1524
-  _globals['_BALANCEANSWER']._serialized_start=1526
-  _globals['_BALANCEANSWER']._serialized_end=1606
-  _globals['_PROPOSAL']._serialized_start=1608
-  _globals['_PROPOSAL']._serialized_end=1722
-  _globals['_DRAINCALL']._serialized_start=1724
-  _globals['_DRAINCALL']._serialized_end=1768
-  _globals['_DRAINANSWER']._serialized_start=1770
-  _globals['_DRAINANSWER']._serialized_end=1803
-  _globals['_ELECTLEADERSCALL']._serialized_start=1805
-  _globals['_ELECTLEADERSCALL']._serialized_end=1839
-  _globals['_ELECTLEADERSANSWER']._serialized_start=1841
-  _globals['_ELECTLEADERSANSWER']._serialized_end=1914
-  _globals['_ELECTEDLEADER']._serialized_start=1916
-  _globals['_ELECTEDLEADER']._serialized_end=1979
+  _globals['_NODELOADANSWER']._serialized_end=1085
+  _globals['_GROUPLOAD']._serialized_start=1087
+  _globals['_GROUPLOAD']._serialized_end=1174
+  _globals['_MOVESCALL']._serialized_start=1176
+  _globals['_MOVESCALL']._serialized_end=1187
+  _globals['_MOVESANSWER']._serialized_start=1189
+  _globals['_MOVESANSWER']._serialized_end=1244
+  _globals['_MOVE']._serialized_start=1247
+  _globals['_MOVE']._serialized_end=1505
+  _globals['_BALANCECALL']._serialized_start=1507
+  _globals['_BALANCECALL']._serialized_end=1537
+  _globals['_BALANCEANSWER']._serialized_start=1539
+  _globals['_BALANCEANSWER']._serialized_end=1619
+  _globals['_PROPOSAL']._serialized_start=1621
+  _globals['_PROPOSAL']._serialized_end=1735
+  _globals['_DRAINCALL']._serialized_start=1737
+  _globals['_DRAINCALL']._serialized_end=1781
+  _globals['_DRAINANSWER']._serialized_start=1783
+  _globals['_DRAINANSWER']._serialized_end=1816
+  _globals['_ELECTLEADERSCALL']._serialized_start=1818
+  _globals['_ELECTLEADERSCALL']._serialized_end=1852
+  _globals['_ELECTLEADERSANSWER']._serialized_start=1854
+  _globals['_ELECTLEADERSANSWER']._serialized_end=1927
+  _globals['_ELECTEDLEADER']._serialized_start=1929
+  _globals['_ELECTEDLEADER']._serialized_end=1992
 # @@protoc_insertion_point(module_scope)
