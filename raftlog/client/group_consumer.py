@@ -40,6 +40,7 @@ from raftlog.errors import (
     OffsetOutOfRangeError,
     RaftlogError,
     RebalanceInProgressError,
+    RequestTimedOutError,
 )
 from raftlog.model import TopicPartition
 
@@ -443,11 +444,16 @@ class GroupConsumer(Consumer):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         left, attempt = dict(wanted), 0
+        refused: RaftlogError | None = None
         while left:
             session, errors = self._session, dict[TopicPartition, RaftlogError]()
             assert session is not None
             try:
-                outcomes = await session.commit(left, metadata)
+                async with asyncio.timeout_at(deadline):
+                    outcomes = await session.commit(left, metadata)
+            except TimeoutError:
+                late = RequestTimedOutError(f"no answer within {timeout_s:g} s; the offsets may be committed or not")
+                raise refused or late from None
             except RaftlogError as error:
                 errors = dict.fromkeys(left, error)
             else:
@@ -456,13 +462,17 @@ class GroupConsumer(Consumer):
                 if tp in self._states:
                     self._committed[tp] = left[tp]
             passing = {tp for tp, error in errors.items() if error.retriable or isinstance(error, RebalanceInProgressError)}
+            # One that is refused is told in the end: the others are to be committed all the same.
+            refused = refused or next((error for tp, error in errors.items() if tp not in passing), None)
             attempt += 1
             wait_s = backoff_s(attempt, self._rng)
-            if errors and (passing != errors.keys() or loop.time() + wait_s >= deadline):
-                raise next(error for tp, error in errors.items() if tp not in passing or passing == errors.keys())
-            left = {tp: left[tp] for tp in errors}
+            if passing and loop.time() + wait_s >= deadline:
+                raise refused or next(iter(errors.values()))
+            left = {tp: left[tp] for tp in errors if tp in passing}
             if left:
                 await asyncio.sleep(wait_s)
+        if refused is not None:
+            raise refused
 
 
 def _nothing() -> None:
