@@ -283,7 +283,7 @@ class Delivery:
                     self.poke(queue)
 
     def _find_leaders(self, topic: str) -> None:
-        if topic not in self._finding and not self._closed:
+        if topic not in self._finding and not self._closed and not self._tasks.closed:
             self._finding.add(topic)
             self._tasks.start(self._find(topic), name=f"find leaders of {topic}")
 
@@ -328,7 +328,7 @@ class Delivery:
             return
         if self._identity is not None and self._identity.generation > queue.last_generation:
             queue.identify(self._identity)
-        elif not self._asking_identity and not self._closed:
+        elif not self._asking_identity and not self._closed and not self._tasks.closed:
             self._asking_identity = True
             self._tasks.start(self._new_identity(), name="init producer")
 

@@ -151,8 +151,10 @@ class Routing:
         """Ask anew who leads the partitions of ``name``; the error where that failed. The cache forgets a topic that is gone.
 
         Raises:
-            InvalidRequestError: the client is closed meanwhile.
+            InvalidRequestError: the client is closed, or is closed meanwhile.
         """
+        if self._tasks.closed:
+            raise InvalidRequestError("the client is closed; use it inside its 'async with'")
         task = self._refreshing.get(name)
         if task is None or task.done():  # one that has just ended knows nothing that is newer than this call
             task = self._tasks.start(self._refresh(name, timeout_s or self._request_timeout_s), name=f"refresh {name}")

@@ -34,6 +34,11 @@ class TaskScope:
         """How many tasks have not ended."""
         return len(self._tasks)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be started any more."""
+        return self._closed
+
     def start(self, coro: Coroutine[Any, Any, _T], *, name: str) -> asyncio.Task[_T]:
         """Run ``coro`` as a task called ``name``; the task may be cancelled by its holder at any time.
 

@@ -96,6 +96,16 @@ async def test_closing_a_client_closes_all_that_it_made() -> None:
     assert producer._closed
 
 
+async def test_what_a_closed_client_made_says_that_it_is_closed() -> None:
+    """Whatever is asked of it, and whatever it would have to find out first."""
+    client = Client(NOWHERE)
+    producer = client.producer()
+    await client.close()
+    for call in (producer.publish("t", b"x"), client.admin.list_topics(), client.admin.describe_topic("t")):
+        with pytest.raises(InvalidRequestError, match="closed"):
+            await call
+
+
 async def test_a_consumer_that_is_closed_while_a_record_is_worked_on_ends() -> None:
     """By another task, or by the loop over its records: what it has handed out is the last."""
     async with Client(NOWHERE) as client:
