@@ -9,8 +9,8 @@ Rules:
 
 1. A replica is given up only where a majority of its group's voters, without it and without those that are lost already, holds
    what is committed, by the word of the group's leader.
-2. One that was given up is not asked about again for ``RENEWED_PAUSE_S``, and twice as long each time: a disk that damages
-   whatever is written to it must not keep its peers busy.
+2. One that was given up is not asked about again for ``RENEWED_PAUSE_S``, and twice as long each time, until it has been sound
+   for ``RENEWED_PAUSE_MAX_S``: a disk that damages whatever is written to it must not keep its peers busy.
 3. The metadata's own replica is not renewed: it is the node's name in the cluster. Where it cannot be opened, the node joins
    again (``node.node``).
 """
@@ -74,7 +74,7 @@ class Renewals:
         self._next_s: dict[int, float] = {}
         """By group: when it may be asked about again."""
         self._times: dict[int, int] = {}
-        """By group: how often a replica of it was renewed here."""
+        """By group: how often a replica of it was renewed here lately."""
         self._waits: dict[int, str] = {}
         """By group: why it was refused."""
         self.renewed = 0
@@ -95,6 +95,10 @@ class Renewals:
         damaged = self._replicas.damaged()
         self._waits = {group: why for group, why in self._waits.items() if group in damaged}
         now_s = self._clock.monotonic_s()
+        self._next_s = {
+            group: at_s for group, at_s in self._next_s.items() if group in damaged or now_s < at_s + RENEWED_PAUSE_MAX_S
+        }
+        self._times = {group: times for group, times in self._times.items() if group in self._next_s}
         due = [group for group in damaged if self._next_s.get(group, now_s) <= now_s][:REPLICAS_PER_CALL_MAX]
         if not due:
             return
@@ -125,9 +129,7 @@ class Renewals:
 
     def explain(self, statuses: Iterable[ReplicaStatus]) -> list[ReplicaStatus]:
         """The same, those of damaged replicas with what they wait for."""
-        return [
-            replace(one, waits_for=self._waits[one.group_id]) if one.group_id in self._waits else one for one in statuses
-        ]  # fmt: skip
+        return [replace(one, waits_for=self._waits.get(one.group_id, "")) if one.damaged else one for one in statuses]
 
 
 class Renewing:
@@ -140,9 +142,7 @@ class Renewing:
         clock: stamps renewals.
     """
 
-    def __init__(
-        self, *, machine: MetadataMachine, metadata: MetadataCalls, reconciler: Reconciler, clock: Clock
-    ) -> None:  # fmt: skip
+    def __init__(self, *, machine: MetadataMachine, metadata: MetadataCalls, reconciler: Reconciler, clock: Clock) -> None:
         self._machine = machine
         self._metadata = metadata
         self._reconciler = reconciler

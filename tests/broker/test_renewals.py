@@ -126,6 +126,7 @@ class Node:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.replica_id = 2
+        self.sound = False
         self.why: str | None = None
         self.error: Exception | None = None
         self.asked: list[int] = []
@@ -133,7 +134,7 @@ class Node:
 
     def damaged(self) -> dict[int, int]:
         """See ``DamagedReplicas``."""
-        return {5: self.replica_id}
+        return {} if self.sound else {5: self.replica_id}
 
     async def ask(self, call: pb.RenewCall) -> pb.RenewAnswer:
         """Group 0's leader."""
@@ -178,3 +179,15 @@ async def test_a_disk_that_damages_all_that_it_is_given_is_filled_ever_more_seld
         pause_s = min(2 * pause_s, RENEWED_PAUSE_MAX_S)
     assert pause_s == RENEWED_PAUSE_MAX_S
     assert node.asked == list(range(2, 22))
+
+
+async def test_a_replica_that_stayed_sound_for_long_is_renewed_soon_when_it_is_damaged_again() -> None:
+    """What happened to it before is forgotten."""
+    node = Node()
+    for times in range(1, 6):
+        assert await node.after(RENEWED_PAUSE_MAX_S) == times
+    node.sound = True
+    assert await node.after(2 * RENEWED_PAUSE_MAX_S) == 5
+    node.sound = False
+    assert await node.after(0) == 6
+    assert await node.after(RENEWED_PAUSE_S) == 7

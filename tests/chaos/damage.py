@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from raftlog.core.entry import HEADER_SIZE
+from raftlog.storage.environment import data_file
+from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
+
 PAGE_BYTES = 4096
 """LMDB's page on the machines that raftlog runs on."""
 
@@ -20,6 +24,17 @@ def flipped_bit(path: Path, mark: bytes) -> None:
     for place in places:
         data[place] ^= 1
     _write(path, data)
+
+
+def damaged_last_entry(data_dir: Path, group: int) -> None:
+    """The newest entry of a group on a stopped node's disk, in its header, which is read at the start. Needs a running loop."""
+    store = LmdbStore(data_dir, lambda error: None, options=LmdbOptions(ballast_bytes=0))
+    try:
+        _, last = store.bounds(group) or (0, 0)
+        [entry] = store.entries(group, last, last + 1, 1)
+    finally:
+        store.close()
+    flipped_bit(data_file(data_dir), bytes(entry[:HEADER_SIZE]))
 
 
 def zeroed_page(path: Path, mark: bytes) -> None:

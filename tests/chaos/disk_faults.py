@@ -14,10 +14,9 @@ from random import Random
 
 from raftlog import Client
 from raftlog.consensus.snapshot import STAGED
-from raftlog.core.entry import HEADER_SIZE
 from raftlog.errors import RaftlogError
 from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
-from tests.chaos.damage import flipped_bit
+from tests.chaos.damage import damaged_last_entry
 from tests.chaos.scene import Scene
 
 ENDS_WITHIN_S = 20.0
@@ -140,15 +139,13 @@ async def bit_flip(scene: Scene, node_id: int, hold_s: float, rng: Random) -> No
 
 
 def _flip(data_dir: Path, rng: Random) -> int:
-    """Damage the last entry of a group of partitions on a stopped node's disk, whose header is read at the start; the group."""
+    """Damage the last entry of one of the groups on a stopped node's disk, but for the metadata's; the group."""
     store = LmdbStore(data_dir, lambda error: None, options=LmdbOptions(ballast_bytes=0))
     try:
-        lasts = {group: bounds[1] for group in store.groups() if 0 < group < STAGED and (bounds := store.bounds(group))}
-        group = rng.choice(sorted(lasts))
-        [entry] = store.entries(group, lasts[group], lasts[group] + 1, 1)
+        group = rng.choice([group for group in store.groups() if 0 < group < STAGED and store.bounds(group)])
     finally:
         store.close()
-    flipped_bit(data_dir / "log" / "data.mdb", bytes(entry[:HEADER_SIZE]))
+    damaged_last_entry(data_dir, group)
     return group
 
 

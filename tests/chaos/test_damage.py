@@ -14,13 +14,11 @@ from pathlib import Path
 import pytest
 
 from raftlog import Client
-from raftlog.core.entry import HEADER_SIZE
 from raftlog.storage.check import check
-from raftlog.storage.lmdb_store import LmdbOptions, LmdbStore
 from raftlog.testing import LocalCluster, LocalNode
 from raftlog.testing.process import probe
 from tests.chaos.cluster import ROOT
-from tests.chaos.damage import Damage, deleted, flipped_bit, truncated, zeroed_page
+from tests.chaos.damage import Damage, damaged_last_entry, deleted, flipped_bit, truncated, zeroed_page
 
 TOPIC, RECORDS = "precious", 60
 LARGE, SMALL = 8, 7
@@ -143,7 +141,7 @@ async def test_a_damaged_replica_waits_for_a_majority_of_the_others(precious: Pr
     other = next(node_id for node_id in precious.cluster.nodes if node_id != VICTIM)
     await precious.cluster.stop(other)
     await precious.cluster.kill(VICTIM)
-    damage_last_entry(precious)
+    damaged_last_entry(precious.cluster.nodes[VICTIM].data_dir, 1)
     await precious.cluster.start(VICTIM, wait_ready=False)
     await precious.tells("replica_damaged")
     await precious.cluster.kill(VICTIM)
@@ -152,18 +150,6 @@ async def test_a_damaged_replica_waits_for_a_majority_of_the_others(precious: Pr
     await precious.cluster.start(other)
     await precious.until(lambda: healthy(precious), "all replicas are there again")
     await precious.everything_is_served()
-
-
-def damage_last_entry(precious: Precious) -> None:
-    """The newest entry of the topic, whose header is read at the start."""
-    directory = precious.cluster.nodes[VICTIM].data_dir
-    store = LmdbStore(directory, lambda error: None, options=LmdbOptions(ballast_bytes=0))
-    try:
-        _, last = store.bounds(1) or (0, 0)
-        [entry] = store.entries(1, last, last + 1, 1)
-    finally:
-        store.close()
-    flipped_bit(precious.data_file(), bytes(entry[:HEADER_SIZE]))
 
 
 async def renewed(precious: Precious) -> bool:
