@@ -25,6 +25,7 @@ from raftlog.consensus.tail import TailCache
 from raftlog.core import configuration as codec
 from raftlog.core.configuration import UNKNOWN, Configuration
 from raftlog.core.entry import HEADER_SIZE, Entry, EntryHeader, EntryKind, decode_header, encode
+from raftlog.core.features import Level
 from raftlog.errors import DataLossError, NewerFormatError
 from raftlog.storage.port import StoreReader, WriteBatch
 
@@ -97,6 +98,25 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
             self._put_configurations([(FOUNDERS_INDEX, Configuration.of(founders))] if founders else [])
         else:
             self._configurations = codec.decode_row(configurations)[1]
+        if self.last_index > 1:
+            self._check_rows(lost="progress" if progress is None else "")
+
+    def _check_rows(self, *, lost: str) -> None:
+        """Rows are in the transaction of what they belong to, so they fit the log. No checksum tells that one is not found any more
+        because its key is damaged; without its term and vote a replica would vote again.
+
+        Raises:
+            DataLossError
+        """
+        if self.last.term > self._term:
+            lost = "term and vote"
+        if not self.first_index <= self.commit_index <= self.last_index:
+            lost = lost or "progress"
+        if lost:
+            raise DataLossError(
+                f"group {self.group} has entries {self.first_index} to {self.last_index}, the last one of term {self.last.term},"
+                f" but the row of its {lost} is missing or of another log"
+            )
 
     def _unpacked(self, layout: struct.Struct, row: bytes) -> tuple[Any, ...]:
         """A row of ours; its size is all that tells versions apart, for storage has checked its bytes."""
@@ -258,13 +278,25 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
         return None if header is None else header.term
 
     def header(self, index: int) -> EntryHeader | None:
-        """Header of an entry, None outside of the log."""
+        """Header of an entry, None outside of the log.
+
+        Raises:
+            DataLossError: it is damaged, or missing.
+        """
         if self._last is not None and index == self._last.index:
             return self._last
         if not self.first_index <= index <= self.last_index:
             return None
         entry = self._pending.get(index) or self._tail.get(self.group, index)
-        return entry.header if entry else self._store.header(self.group, index)
+        header = entry.header if entry else self._store.header(self.group, index)
+        if header is None:
+            raise self._missing(index)
+        return header
+
+    def _missing(self, index: int) -> DataLossError:
+        return DataLossError(
+            f"entry {index} of group {self.group} is missing from its log, {self.first_index} to {self.last_index}"
+        )
 
     def read(self, start: int, stop: int, bytes_max: int) -> list[Entry]:
         """Entries ``start <= index < stop``: one at least where ``start`` exists, then up to ``bytes_max``."""
@@ -277,6 +309,8 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
             if entry is None:
                 in_store = min(stop, self.durable_index + 1)
                 stored = self._stored(index, in_store, bytes_max - size, raises=not found)
+                if not found and not stored:
+                    raise self._missing(index)
                 if found and stored and size + len(stored[0].data) > bytes_max:
                     break
                 found += stored
@@ -359,13 +393,16 @@ def stored_progress(reader: StoreReader, group: int) -> tuple[int, int]:
     return commit_index, applied_index
 
 
-def stored_replica(store: StoreReader, group: int) -> int | None:
-    """Whose data of a group the store holds; None where it holds none, or an older version wrote it.
+def stored_replica(store: StoreReader, group: int, level: int = 0) -> int | None:
+    """Whose data of a group the store holds; None where it holds none, or a version wrote it that is from before ``MEMBERSHIP``,
+    as far as the cluster's feature level is known (0: it is not).
 
     Raises:
-        DataLossError: the row that says so is damaged.
+        DataLossError: the row that says so is damaged, or lost.
     """
     row = store.row(group, RAFT_TABLE, CONFIG_ROW)
+    if row is None and level >= Level.MEMBERSHIP and store.bounds(group) is not None:
+        raise DataLossError(f"group {group} has a log, but the row of its replica and members is missing")
     return None if row is None else codec.decode_row(row)[0]
 
 

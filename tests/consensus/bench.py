@@ -14,7 +14,7 @@ from typing import Any
 from raftlog.consensus.door import Ambience, RaftTimes
 from raftlog.consensus.group import configuration_entry
 from raftlog.consensus.guard import Guards
-from raftlog.consensus.journal import GroupJournal
+from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.member import LEADER, Member
 from raftlog.consensus.messages import Append
 from raftlog.consensus.pace import Pace
@@ -83,6 +83,7 @@ class Seat:
         self.journal.hard_dirty = False
         batch, self.batch = self.batch, WriteBatch()
         if batch:
+            batch.rows[GROUP, RAFT_TABLE, PROGRESS_ROW] = self.journal.progress_row()
             self.store.commit(batch, lambda: None)
         self.journal.durable()
 

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from raftlog.consensus.journal import GroupJournal
+from raftlog.consensus.journal import CONFIG_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, GroupJournal, stored_replica
 from raftlog.consensus.tail import TailCache
 from raftlog.core.entry import Entry, EntryHeader, EntryKind, encode
+from raftlog.core.features import Level
 from raftlog.errors import DataLossError
 from raftlog.storage.memory_store import MemoryStore
 from raftlog.storage.port import WriteBatch
@@ -43,8 +44,14 @@ class Node:
         if self.journal.last_index == 0:
             self.journal.add(NOOP, 1, 0)
 
+    def be_in(self, term: int) -> None:
+        """Take over a term, which comes before any entry of it."""
+        if term > self.journal.getCurrentTerm():
+            self.journal.setCurrentTerm(term, None)
+
     def add(self, size: int = 20, term: int = 1) -> Entry:
         """Append an entry of a payload of ``size`` bytes."""
+        self.be_in(term)
         last = self.journal.last
         header = EntryHeader(EntryKind.RECORDS, GROUP, last.index + 1, term, last.next_offset, 1)
         entry = encode(header, bytes(size))
@@ -97,6 +104,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def add_no_op(self) -> None:
         index = self.last + 1
+        self.node.be_in(self.term)
         self.node.journal.add(NOOP, index, self.term)
         self.log[index] = self.node.journal.read(index, index + 1, 1)[0]
         assert self.log[index].header.kind is EntryKind.NOOP
@@ -299,3 +307,53 @@ def test_a_log_whose_end_is_missing_is_not_opened() -> None:
     node.store.damage_entry(GROUP, 2, at=20)
     with pytest.raises(DataLossError):
         node.open()
+
+
+@pytest.mark.parametrize(("row", "what"), [(HARD_ROW, "term and vote"), (PROGRESS_ROW, "progress")])
+def test_a_log_without_a_row_that_belongs_to_it_is_not_opened(row: bytes, what: str) -> None:
+    """A flipped bit in a key makes a row one that is not there. Its replica must not begin anew, and vote in a term again."""
+    node = Node()
+    for _ in range(3):
+        node.add(term=5)
+    node.commit()
+    node.open()
+    lose_row(node, row)
+    with pytest.raises(DataLossError, match=f"the row of its {what} is missing"):
+        node.open()
+
+
+def test_a_log_without_the_row_of_its_members_is_damaged_where_every_version_writes_it() -> None:
+    """The founders would be taken for the members, who may have gone long ago."""
+    node = Node()
+    node.add()
+    node.commit()
+    assert stored_replica(node.store, GROUP, Level.MEMBERSHIP) == 1
+    lose_row(node, CONFIG_ROW)
+    assert stored_replica(node.store, GROUP, Level.FIRST) is None
+    assert stored_replica(node.store, GROUP + 1, Level.MEMBERSHIP) is None
+    with pytest.raises(DataLossError, match="members is missing"):
+        stored_replica(node.store, GROUP, Level.MEMBERSHIP)
+
+
+def test_an_entry_that_is_not_found_within_the_log_is_damage() -> None:
+    """Its key is damaged: that there is nothing would be told of no other entry."""
+    node = Node(tail_bytes=0)
+    for _ in range(4):
+        node.add()
+    node.commit()
+    find = node.store._entry
+    node.store._entry = lambda group, index: None if index == 3 else find(group, index)  # type: ignore[method-assign]
+    assert [entry.header.index for entry in node.journal.read(1, 6, 1 << 20)] == [1, 2]
+    for look in (lambda: node.journal.read(3, 6, 1 << 20), lambda: node.journal.header(3)):
+        with pytest.raises(DataLossError, match="entry 3 of group 7 is missing from its log, 1 to 5"):
+            look()
+    assert node.journal.header(6) is None
+
+
+def lose_row(node: Node, row: bytes) -> None:
+    """Let a row of consensus be found no more."""
+    batch = WriteBatch()
+    batch.rows[GROUP, RAFT_TABLE, row] = None
+    node.store.commit(batch, lambda: None)
+    assert node.finish is not None
+    node.finish()

@@ -6,6 +6,7 @@ import pytest
 
 from raftlog.consensus.journal import CONFIG_ROW, RAFT_TABLE
 from raftlog.core.configuration import UNKNOWN, Configuration, decode_row, member_id
+from raftlog.core.features import Features, Level
 from raftlog.errors import InvalidReplicaAssignmentError, NotLeaderError, ReassignmentInProgressError, RequestTimedOutError
 from raftlog.model import Role
 from tests.consensus.nodes import group_of, led, others, turns_of
@@ -404,6 +405,7 @@ def test_a_data_directory_without_the_row_takes_the_founders() -> None:
     """As an older version left it."""
 
     async def scenario(world: World) -> None:
+        world.features = Features(level=Level.FIRST)
         leader = await led(world)
         world.publish(leader)
         await world.until(world.converged)

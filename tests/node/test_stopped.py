@@ -31,9 +31,18 @@ async def filled(directory: Path) -> Path:
     store = open_store(directory)
     batch = WriteBatch(rows={(0, table, key): value for table, key, value in state.rows()})
     batch.entries = batch_of(0, 1, 4).entries | batch_of(1, 5, 9).entries | batch_of(9, 1, 2).entries
+    batch.rows |= rows_of(0, 1) | rows_of(1, 5) | rows_of(9, 1)
     await commit(store, batch)
     store.close()
     return directory
+
+
+def rows_of(group: int, commit_index: int) -> dict[tuple[int, int, bytes], bytes]:
+    """Consensus' own rows of a log."""
+    return {
+        (group, RAFT_TABLE, b"hard"): (9).to_bytes(8) + (-1).to_bytes(8, signed=True),
+        (group, RAFT_TABLE, b"progress"): b"".join(n.to_bytes(8) for n in (commit_index, commit_index, 0)),
+    }
 
 
 async def test_a_directory_is_described(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raftlog.consensus.journal import CONFIG_ROW, PROGRESS_ROW, RAFT_TABLE
+from raftlog.consensus.journal import CONFIG_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, progress
 from raftlog.core import configuration as codec
 from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.entry import EntryHeader, EntryKind, decode, encode
@@ -30,6 +30,14 @@ ADDRESSES = {node: f"h:{node}" for node in (1, 2, 3)}
 def at(*nodes: int) -> tuple[int, ...]:
     """Group 0's members on these nodes."""
     return tuple(member_id(node, 1) for node in nodes)
+
+
+def rows_of(group: int) -> dict[tuple[int, int, bytes], bytes]:
+    """Consensus' own of such a log, of which nothing is known to be committed."""
+    return {
+        (group, RAFT_TABLE, HARD_ROW): (3).to_bytes(8) + (-1).to_bytes(8, signed=True),
+        (group, RAFT_TABLE, PROGRESS_ROW): progress(1, 1, 0),
+    }
 
 
 def log_of(group: int, count: int) -> dict[tuple[int, int], bytes]:
@@ -62,6 +70,7 @@ async def filled(directory: Path, level: int = NEWEST) -> Path:
         assert state.apply(2, pb.MetadataCommand(create_topic=create)).error is None
     batch = WriteBatch(rows={(0, table, key): value for table, key, value in state.rows()})
     batch.entries = log_of(0, 4) | log_of(1, 9) | log_of(2, 5)
+    batch.rows |= rows_of(0) | rows_of(1) | rows_of(2)
     store = open_store(directory)
     await commit(store, batch)
     store.close()
