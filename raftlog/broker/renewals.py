@@ -1,6 +1,6 @@
 """Damaged replicas are filled again from the others, without a person: they are given up, and new ones come in their place.
 
-Theory of operation. A replica whose stored bytes fail their check takes no part any more, but its node keeps it, for it may be
+Theory of operation. A replica whose stored bytes fail their check leads no more, but its node keeps it, for it may be
 the last one with the rest. Its node asks group 0's leader to give it up. That leader looks at how the group is, and makes a
 command of it (``core.metadata_renewal``): the old replica is lost, as if its disk were, and a new one is wanted on the same
 node. The node deletes the one, and the reconciler sees to the other.

@@ -185,7 +185,9 @@ class Router:
 
 
 def _keeps_up(progress: FollowerProgress | None, commit_index: int) -> bool:
-    return progress is not None and progress.match_index >= commit_index and progress.heard_s <= SILENT_S
+    if progress is None or progress.damaged:
+        return False
+    return progress.match_index >= commit_index and progress.heard_s <= SILENT_S
 
 
 def check_not_internal(topic: str) -> None:

@@ -90,9 +90,9 @@ def forget_damage(
     ] = None,
     form: FormatOption = None,
 ) -> None:
-    """Let replicas of this stopped node take part again that were found to be damaged, where too few others are left.
+    """Take replicas of this stopped node that were found to be damaged for sound again, where you know that the damage is gone.
 
-    They vote, and serve what can be read; whoever reads the damage takes them out again.
+    They may lead again; whoever reads what is damaged yet marks them anew.
     """
     from raftlog.node.unclean import forget_damage as forget
     from raftlog.storage.data_directory import stopped
@@ -102,7 +102,7 @@ def forget_damage(
         forgotten = forget(data_dir, frozenset(group or ()))
     if shared.form is Format.JSON:
         print_json({"groups": forgotten})
-    talk(f"{counted(len(forgotten), 'replica takes', 'replicas take')} part again when the node is started")
+    talk(f"{counted(len(forgotten), 'replica counts', 'replicas count')} as sound again when the node is started")
 
 
 def _nodes(text: str) -> frozenset[int]:

@@ -1,17 +1,25 @@
-"""A replica whose stored bytes fail their check takes no part any more; its disk remembers that for the next start.
+"""A replica whose stored bytes fail their check: what becomes of it until another takes its place.
 
-Without the row a node that starts again would let the replica vote, and perhaps lead, on a log that it cannot read. The
-metadata's own replica is not marked, nor is one without which its group has no majority: there, the rest is better than nothing.
+Theory of operation. Damage that is met by reading takes nothing from what the replica is as a voter: its term, its vote and where
+its log ends are as before, and what it takes from now on it holds. So it goes on voting and acknowledging. It may be needed: where
+another replica is just being filled again, there is no majority without it, and nobody but the leader knows that. But it does not
+lead where another voter can, for a leader must be able to give every entry to whoever lacks it (``Group.met_damage``), and nobody
+reads from it. Its node asks for a new replica in its place (``broker.renewals``).
+
+Damage that is met in the middle of a change, by taking an entry or applying one, may leave memory and disk out of step. Such a
+replica is *excluded*: it neither sends nor takes anything until its node starts again.
+
+The disk remembers either (``DAMAGED_ROW``), so that a replica is not taken for sound after a new start. The metadata's own
+replica is not marked, for it is not renewed, nor is one without which its group has no majority.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftlog.consensus.group import Group
 from raftlog.consensus.journal import RAFT_TABLE
 from raftlog.core.features import Level
 from raftlog.errors import DataLossError
@@ -19,21 +27,25 @@ from raftlog.model import METADATA_GROUP
 from raftlog.pb.raftlog.internal.v1 import membership_pb2 as pb
 from raftlog.storage.port import StoreReader, WriteBatch
 
+if TYPE_CHECKING:
+    from raftlog.consensus.group import Group
+
 log = structlog.get_logger()
 
 DAMAGED_ROW = b"damaged"
 """``DamagedRow``. It goes with the replica's data, when that is made the only voter by force, or when a person says so."""
 WHY_CHARS_MAX = 1_000
-_R = TypeVar("_R", bound=StoreReader)
 
 
 def note(group: Group, error: DataLossError, batch: WriteBatch, level: int) -> None:
     """Take note of damage, in memory and, by ``batch``, on the disk; ``level`` is the cluster's feature level."""
-    dispensable = group.dispensable  # as long as it still leads, it knows of the others
-    group.damaged = str(error)
-    log.error("replica is damaged and no longer takes part", group=group.group, error=str(error))
-    if level >= Level.RENEWAL and group.group != METADATA_GROUP and dispensable:
-        row = pb.DamagedRow(why=group.damaged[:WHY_CHARS_MAX], level=Level.RENEWAL)
+    if group.damaged is not None:
+        return
+    group.note_damage(str(error))
+    log.error("replica is damaged", group=group.group, error=str(error))
+    voters = len(group.configuration.voters)
+    if level >= Level.RENEWAL and group.group != METADATA_GROUP and 2 * (voters - 1) > voters:
+        row = pb.DamagedRow(why=str(error)[:WHY_CHARS_MAX], level=Level.RENEWAL)
         batch.rows[group.group, RAFT_TABLE, DAMAGED_ROW] = row.SerializeToString(deterministic=True)
 
 
@@ -54,15 +66,3 @@ def forget(store: StoreReader, group: int, batch: WriteBatch) -> bool:
     if held:
         batch.rows[group, RAFT_TABLE, DAMAGED_ROW] = None
     return held
-
-
-def sound(store: _R, group: int) -> _R:
-    """The same reader, where no damage of the group is remembered.
-
-    Raises:
-        DataLossError: there is; says what.
-    """
-    why = damage_of(store, group)
-    if why:
-        raise DataLossError(f"group {group} was found to be damaged before: {why}")
-    return store

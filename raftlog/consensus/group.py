@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from raftlog.consensus.damage import damage_of
 from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.member import FOLLOWER, LEADER
 from raftlog.consensus.port import SILENT_S, Build, FollowerProgress, StateMachine
@@ -32,6 +33,8 @@ APPEND_BYTES_WAITING_MAX = 64 << 20
 """Bytes appended on this node and not yet durable, over all groups; beyond it producers are refused."""
 APPLY_BYTES_MAX = 1 << 20
 """Entries read at once while applying commands that have left the tail cache."""
+MAKE_WAY_PAUSE_S = 5.0
+"""Between a damaged leader's attempts to hand over."""
 HAND_OVER_S = 1.0
 """How long a leader that is to hand over refuses appends, waiting for a follower to hold all of its log and to take over."""
 _ROLES = (Role.FOLLOWER, Role.CANDIDATE, Role.LEADER)
@@ -57,7 +60,7 @@ class Shell(Protocol):
         ...
 
     def damage(self, group: Group, error: DataLossError) -> None:
-        """Take this group's replica out of service."""
+        """Take note that this replica's data is damaged."""
         ...
 
     def snapshot_progress(self, group: int, member: int) -> tuple[int, int]:
@@ -109,7 +112,9 @@ class Group:
         self.suspended = False
         """A snapshot takes the place of everything here, and is not durable yet."""
         self.damaged: str | None = None
-        """Why this replica no longer takes part, or None."""
+        """What is damaged of this replica's data, or None. It votes all the same, see ``damage``."""
+        self.excluded = False
+        """It takes no part any more: damage has struck in the middle of a change."""
         unclean = unclean_of(store, self.group)
         self.unclean_at_ms = 0 if unclean is None else unclean.at_ms
         """See ``port.ReplicatedLog``."""
@@ -122,7 +127,9 @@ class Group:
         self._handing_until_s = 0.0
         self._handing_to: int | None = None
         self._asked = False
+        self._makes_way_s = 0.0
         self._barriers: list[tuple[int, int, asyncio.Future[int]]] = []  # (round, term, waiter), rounds rising
+        self.note_damage(damage_of(store, self.group))
 
     def begin(self) -> None:
         """Restore the state machine and show it the tail that is not applied yet."""
@@ -136,6 +143,7 @@ class Group:
         """A snapshot has taken the place of what was here: go on from it, as a member that starts."""
         self.member.stop()
         self.member, self.journal = member, member.journal
+        self.note_damage(damage_of(self._store, self.group))
         self.rows = GroupRows(self.group, self._store, self._shell)
         self.suspended = False
         self.armed_s = float("inf")
@@ -160,8 +168,8 @@ class Group:
 
     @property
     def role(self) -> Role:
-        """What this replica is now; a damaged one follows nobody, but leads nobody either."""
-        return Role.FOLLOWER if self.damaged else _ROLES[self.member.state()]
+        """What this replica is now; an excluded one follows nobody, but leads nobody either."""
+        return Role.FOLLOWER if self.excluded else _ROLES[self.member.state()]
 
     @property
     def term(self) -> int:
@@ -172,17 +180,17 @@ class Group:
     def leader(self) -> int | None:
         """Node id of the leader as far as known; a replica that is being filled serves nobody, and knows of none."""
         member = self.member.leader_member()
-        return None if member is None or self.damaged or self.journal.filling else node_of(member)
+        return None if member is None or self.excluded or self.journal.filling else node_of(member)
 
     @property
     def ready(self) -> bool:
-        """This node leads and may serve."""
-        return self.damaged is None and self.member.serves()
+        """This node leads and may serve. Readers of a damaged leader are to ask again, where another is about to lead."""
+        return not self.excluded and self.member.serves() and not (self.damaged and self.handing_over)
 
     @property
     def caught_up(self) -> bool:
         """See ``port.ReplicatedLog``."""
-        if self.damaged is not None or self.member.id not in self.configuration.voters:
+        if self.excluded or self.member.id not in self.configuration.voters:
             return True
         return self.member.serves() or 0 < self.journal.told_commit <= self.journal.commit_index
 
@@ -232,7 +240,7 @@ class Group:
         return entry
 
     def _check_serves(self) -> None:
-        if self.member.state() != LEADER or self.damaged:
+        if self.member.state() != LEADER or self.excluded:
             raise NotLeaderError(f"this node does not lead group {self.group}")
         if not self.member.serves() or self.handing_over:
             raise LeaderNotAvailableError(f"the leader of group {self.group} is changing; try again")
@@ -269,9 +277,10 @@ class Group:
             raise
 
     def met_damage(self, error: DataLossError) -> None:
-        """A reader has met damage. Where the others can go on one of them shall lead, for this one cannot serve its log."""
-        if self.dispensable:
+        """Something could not be read. Where there are other voters one of them shall lead, for this one cannot serve its log."""
+        if self.has_successor and self.damaged is None:
             self._shell.damage(self, error)
+            self._make_way()
 
     def min_match_index(self) -> int:
         """See ``port.ReplicatedLog``."""
@@ -309,8 +318,9 @@ class Group:
         for other, match_index in self.member.matches().items():
             sent, total = self._shell.snapshot_progress(self.group, other)
             found[other] = FollowerProgress(
-                match_index=match_index, heard_s=heard_s[other], snapshot_sent_bytes=sent, snapshot_total_bytes=total
-            )
+                match_index=match_index, heard_s=heard_s[other], snapshot_sent_bytes=sent, snapshot_total_bytes=total,
+                damaged=self.member.sender.followers[other].damaged,
+            )  # fmt: skip
         return found
 
     def transfer(self, to: int | None = None) -> bool:
@@ -368,15 +378,21 @@ class Group:
         """There is another voter, to whom leadership can be handed."""
         return any(voter != self.member.id for voter in self.configuration.voters)
 
-    @property
-    def dispensable(self) -> bool:
-        """The other voters can go on without this replica, as far as it knows; as their leader it knows which are silent."""
-        voters = self.configuration.voters
-        others = [voter for voter in voters if voter != self.member.id]
-        if self.member.state() == LEADER:
-            followers = self.followers()
-            others = [voter for voter in others if voter in followers and followers[voter].heard_s <= SILENT_S]
-        return 2 * len(others) > len(voters)
+    def _make_way(self) -> None:
+        """As a leader with damaged data, let a voter lead that is there, and well. If all that are there are damaged, it helps where
+        a follower lacks what cannot be read here. At times only, for it may be that nobody can take over."""
+        now_s = self._clock.monotonic_s()
+        if self.damaged is None or self.role is not Role.LEADER or now_s < self._makes_way_s or not self.member.serves():
+            return
+        known, lacking = self.followers(), self.member.sender.lacking()
+        voters = [voter for voter in self.configuration.voters if voter in known]
+        able = [voter for voter in voters if known[voter].heard_s <= SILENT_S and voter not in lacking]
+        well = [voter for voter in able if not known[voter].damaged]
+        if not well and not lacking:
+            return
+        if takers := well or able:
+            self._makes_way_s = now_s + MAKE_WAY_PAUSE_S
+            self.transfer(max(takers, key=lambda one: known[one].match_index))
 
     @property
     def handing_over(self) -> bool:
@@ -385,6 +401,10 @@ class Group:
 
     def hand_over(self) -> None:
         """Where leadership is to be transferred: ask the follower that is furthest along, once it holds the whole log."""
+        met, self.member.sender.met = self.member.sender.met, None
+        if met is not None:
+            self.met_damage(met)
+        self._make_way()
         if self.member.state() != LEADER:
             self._handing_until_s = 0.0
         elif not self._asked and self.handing_over:
@@ -409,6 +429,21 @@ class Group:
             return None
         self.journal.progress_dirty = False
         return (self.group, RAFT_TABLE, PROGRESS_ROW), self.journal.progress_row()
+
+    def note_damage(self, why: str) -> None:
+        """From now on this replica's data is known to be damaged; empty: it is not."""
+        self.damaged = why or None
+        self.member.damaged = bool(why)
+
+    def takes(self, recipient: int) -> bool:
+        """Whether a message is for this replica, and it is in a state to take it."""
+        return recipient == self.member.id and not self.excluded and not self.suspended
+
+    def exclude(self, error: DataLossError) -> None:
+        """Take no part any more, see ``damage``."""
+        self.excluded = True
+        self.stop(error)
+        self.machine.progressed()
 
     def stop(self, error: RaftlogError) -> None:
         """End what waits here."""

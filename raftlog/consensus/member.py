@@ -79,18 +79,17 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         self._votes: set[int] = set()
         self._leader_seen_s = self._eager_until_s = _NEVER
         self._ack_next_max: int | None = None
-        self._answering, self._send_now = (0, 0), False
+        self._answering, self._send_now, self.damaged = (0, 0), False, False
         self.offered_by: int | None = None
         """The leader that has offered a snapshot, until the turn loop takes note."""
         self._SyncObj__newAppendEntriesTime: float
-        outlet = Outlet(self._from_pysyncobj)
+        self._outlet = outlet = Outlet(self._from_pysyncobj)
         conf = configuration(journal, times)
         conf.dynamicMembershipChange = not guards.membership
         super().__init__(Node(me), (), conf, transport=outlet, nodeClass=Node)
-        self._outlet = outlet
         self._SyncObj__raftLastApplied = journal.applied_index
         self._SyncObj__raftCommitIndex = journal.commit_index
-        self._sender = Sender(
+        self.sender = Sender(
             journal, windows, next_index=self._SyncObj__raftNextIndex, match_index=self._SyncObj__raftMatchIndex,
             heard_s=self._SyncObj__lastResponseTime, connected=self._SyncObj__connectedNodes, post=self._post,
         )  # fmt: skip
@@ -108,7 +107,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
             self._drop_node(before[other])
         for other in nodes.keys() - before.keys():
             self._add_node(nodes[other])
-        self._sender.follow(nodes, configuration.learners)
+        self.sender.follow(nodes, configuration.learners)
         self._voters = tuple(nodes[voter] for voter in self._electorate.others)
         self._look_for_voters()
 
@@ -163,7 +162,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
 
     def settled(self) -> bool:
         """Leads, and a tick would do nothing before it is due: nothing to commit, to apply or to send to whoever is connected."""
-        if self.state() != LEADER or self._send_now or not self._electorate.votes or self._sender.lags():
+        if self.state() != LEADER or self._send_now or not self._electorate.votes or self.sender.lags():
             return False
         return self.journal.applied_index >= self.journal.commit_index >= self._commit_candidate()
 
@@ -178,11 +177,11 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
 
     def slowest_match(self, silent_s: float, fed: AbstractSet[int]) -> int:
         """The highest index that all members hold that came on within ``silent_s`` (``Sender.come_on``), this one among them."""
-        return min([self.journal.durable_index, *self._sender.come_on(self._now() - silent_s, fed)])
+        return min([self.journal.durable_index, *self.sender.come_on(self._now() - silent_s, fed)])
 
     def confirmed(self, round_: int) -> bool:
         """Whether a majority of the voters has answered this heartbeat round, or a later one."""
-        followers, electorate = self._sender.followers, self._electorate
+        followers, electorate = self.sender.followers, self._electorate
         return electorate.majority(sum(followers[other].round >= round_ for other in electorate.others) + electorate.votes)
 
     def on_node(self, node_id: int) -> list[int]:
@@ -207,9 +206,9 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
 
     def begin_round(self) -> int:
         """Start a heartbeat round and return its number: answers to it confirm leadership as of now."""
-        self._sender.round += 1
+        self.sender.round += 1
         self._send_now = True
-        return self._sender.round
+        return self.sender.round
 
     def tick(self) -> None:
         """Do what is due, and what became possible since the last tick."""
@@ -229,7 +228,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
     def connected(self, other: int) -> None:
         """A link to a member is up: what was under way on the last one is lost."""
         if other in self._nodes:
-            self._sender.rewind(other, leads=self.state() == LEADER)
+            self.sender.rewind(other, leads=self.state() == LEADER)
             self._outlet._onNodeConnected(self._nodes[other])
             self._look_for_voters()
 
@@ -237,7 +236,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         """The link to a member is gone. Where it was the leader's, its silence need not be waited for."""
         self._ambience.enter()
         if other in self._nodes:
-            self._sender.rewind(other, leads=self.state() == LEADER)
+            self.sender.rewind(other, leads=self.state() == LEADER)
             self._outlet._onNodeDisconnected(self._nodes[other])
             self._look_for_voters()
         if self._guards.pre_vote and self.leader_member() == other and self.state() == FOLLOWER:
@@ -312,7 +311,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
             self._adopt(self.journal.configuration)
 
     def _on_ack(self, sender: int, ack: Ack) -> None:
-        follower = self._sender.followers.get(sender)
+        follower = self.sender.followers.get(sender)
         if self.state() != LEADER or follower is None:
             return
         node = follower.node
@@ -329,16 +328,16 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
             return
         before = self._SyncObj__raftNextIndex[node]
         self._hand_in(sender, outcome.ack)
-        follower.round, follower.mute = max(follower.round, ack.round), False
+        follower.round, follower.mute, follower.damaged = max(follower.round, ack.round), False, ack.damaged
         if outcome.probe_again:
-            if self._sender.probed(sender, outcome.ack.next_index):
+            if self.sender.probed(sender, outcome.ack.next_index):
                 self._send_now = True
             elif 1 < self.journal.first_index == outcome.ack.next_index - 1:
-                self._sender.offers(sender, self._now())
+                self.sender.offers(sender, self._now())
                 self._post(sender, SnapshotOffer(self.term()))
         elif self._guards.probes:
             self._SyncObj__raftNextIndex[node] = max(before, self._SyncObj__raftNextIndex[node])
-        self._sender.acknowledged(sender, self._SyncObj__raftMatchIndex[node], self._now())
+        self.sender.acknowledged(sender, self._SyncObj__raftMatchIndex[node], self._now())
 
     def _on_vote(self, sender: int, vote: Vote) -> None:
         """Guard 7: a voter counts once, and nobody else does."""
@@ -393,6 +392,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
                 probe=self._answering[0],
                 round_=self._answering[1],
             )
+            translated.damaged = self.damaged
         self.outbox.append((recipient, translated))
 
     # ---- PySyncObj's own methods, replaced
@@ -434,13 +434,13 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
             self._SyncObj__onBecomeLeader()
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
-        self._sender.begin_term()
+        self.sender.begin_term()
         super()._SyncObj__onBecomeLeader()
         self._send_now = True
 
     def _SyncObj__setState(self, newState: int) -> None:  # noqa: N802, N803
         if self.state() == LEADER and newState != LEADER:
-            self._sender.forget()
+            self.sender.forget()
         super()._SyncObj__setState(newState)
 
     def _lead(self) -> None:
@@ -453,7 +453,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         elif not self._electorate.votes and self.journal.configuration_committed:
             # It has led itself out of the group (dissertation section 4.2.2). Whoever can take over at once is asked to, and
             # told of the commit before: nobody would tell it later.
-            self._sender.send(self.term(), self._now(), heartbeat=True)
+            self.sender.send(self.term(), self._now(), heartbeat=True)
             self.transfer()
             self._give_up()
 
@@ -493,8 +493,8 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         if heartbeat:
             self._SyncObj__newAppendEntriesTime = now + self._times.heartbeat_s
             self._send_now = False
-        self._sender.send(self.term(), now, heartbeat=heartbeat)
+        self.sender.send(self.term(), now, heartbeat=heartbeat)
 
     def stop(self) -> None:
         """Give back what the windows hold."""
-        self._sender.forget()
+        self.sender.forget()

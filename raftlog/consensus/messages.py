@@ -43,6 +43,8 @@ class Ack:
     reset: bool
     probe: int = 0
     round: int = 0
+    damaged: bool = False
+    """Something of what the follower holds fails its check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ def to_wire(group: int, sender: int, recipient: int, message: Message) -> pb.Raf
             body = {"append_entries": append}
         case Ack(term, next_index, success, reset, probe, round_):
             ack = pb.AppendAck(term=term, next_index=next_index, success=success, reset=reset, probe=probe, round=round_)
+            if message.damaged:
+                ack.damaged = True
             body = {"append_ack": ack}
         case RequestVote(term, last_index, last_term, disruptive):
             ask = pb.RequestVote(term=term, last_index=last_index, last_term=last_term, disruptive=disruptive)
@@ -218,7 +222,7 @@ def from_wire(wire: pb.RaftMessage, payloads: list[bytes]) -> Message:
 
 
 _SMALL: dict[str, Callable[[Any], Message]] = {
-    "append_ack": lambda m: Ack(m.term, m.next_index, m.success, m.reset, m.probe, m.round),
+    "append_ack": lambda m: Ack(m.term, m.next_index, m.success, m.reset, m.probe, m.round, m.damaged),
     "request_vote": lambda m: RequestVote(m.term, m.last_index, m.last_term, m.disruptive),
     "request_pre_vote": lambda m: RequestPreVote(m.term, m.last_index, m.last_term),
     "vote": lambda m: Vote(m.term),

@@ -42,6 +42,8 @@ class FollowerProgress:
     """Of the snapshot that it pulls; the log behind that comes after it."""
     snapshot_total_bytes: int = 0
     """0 where it pulls none, or its size is not known."""
+    damaged: bool = False
+    """Something of what it holds fails its check, it says."""
 
 
 class Rows(Protocol):
@@ -126,13 +128,13 @@ class ReplicatedLog(Protocol):
 
     @property
     def damaged(self) -> str | None:
-        """Why this replica no longer takes part (its stored bytes fail their check), or None."""
+        """Which stored bytes of this replica fail their check, in words, or None."""
         ...
 
     @property
     def caught_up(self) -> bool:
         """Whether others may be stopped as far as this replica goes: it serves, or holds all that a leader has told it to be
-        committed since this node started. Also true of one that does not count: a learner, or one that is damaged."""
+        committed since this node started. Also true of one that does not count: a learner, or one that takes no part any more."""
         ...
 
     @property
@@ -209,7 +211,7 @@ class ReplicatedLog(Protocol):
         """Entries ``start <= index < stop`` without a gap, at least one where ``start`` exists, then up to ``bytes_max``.
 
         Raises:
-            DataLossError: the first of them is damaged. Where the others can go on, this one takes no part from now on.
+            DataLossError: the first of them is damaged. Where there are other voters, one of them is to lead from now on.
         """
         ...
 

@@ -57,7 +57,7 @@ class Follower:
     """What a leader knows of a follower beside PySyncObj's nextIndex and matchIndex."""
 
     __slots__ = (
-        *("held", "in_flight", "learner", "mute", "node", "offered"),
+        *("damaged", "held", "in_flight", "learner", "mute", "node", "offered"),
         *("probe", "probed_at", "round", "sent_s", "stuck_since_s", "unreadable"),
     )
 
@@ -83,7 +83,9 @@ class Follower:
         self.offered = False
         """It was offered a snapshot, and has not come on since."""
         self.unreadable = False
-        """It lacks an entry that is damaged here and that nobody else has."""
+        """It lacks an entry that is damaged here."""
+        self.damaged = False
+        """Something of what it holds fails its check, it says."""
 
 
 class Sender:
@@ -107,6 +109,8 @@ class Sender:
         """Number of the newest heartbeat round that this leader began."""
         self.tells_to_sleep = False
         """Whether what is sent next tells the followers to sleep."""
+        self.met: DataLossError | None = None
+        """What could not be read for a follower, until the group takes note."""
 
     def follow(self, nodes: dict[int, Node], learners: Container[int]) -> None:
         """From now on these are the other members; what is known of those that stay is kept."""
@@ -133,19 +137,31 @@ class Sender:
                 self._doubt(other, follower, now_s)
             sent = not follower.mute and self._send_readable(other, follower, term, now_s)
             if heartbeat and not sent:
-                self._post(other, self._message(follower, self._next[follower.node], [], term))
+                self._post(other, self._bare(follower, term))
 
     def _send_readable(self, other: int, follower: Follower, term: int, now_s: float) -> bool:
-        """Damage makes way for another voter. Where there is none, this one serves the rest of its log, and the learner waits."""
+        """A follower that lacks what cannot be read waits until another leads, who can; the others go on meanwhile."""
         try:
-            return self._send_entries(other, follower, term, now_s)
+            sent = self._send_entries(other, follower, term, now_s)
         except DataLossError as error:
-            if not all(one.learner for one in self.followers.values()):
-                raise
             if not follower.unreadable:
                 follower.unreadable = True
-                log.error("a learner needs what cannot be read, and no other voter has it", member=other, error=str(error))
+                log.error("a follower needs what cannot be read here", member=other, error=str(error))
+            self.met = error
             return False
+        follower.unreadable = follower.unreadable and not sent
+        return sent
+
+    def lacking(self) -> set[int]:
+        """The members that lack what cannot be read here."""
+        return {other for other, follower in self.followers.items() if follower.unreadable}
+
+    def _bare(self, follower: Follower, term: int) -> Append:
+        """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place."""
+        try:
+            return self._message(follower, self._next[follower.node], [], term)
+        except DataLossError:
+            return self._message(follower, self._journal.last_index + 1, [], term)
 
     def _doubt(self, other: int, follower: Follower, now_s: float) -> None:
         if now_s - max(follower.sent_s, self._heard_s[follower.node]) > UNANSWERED_S:

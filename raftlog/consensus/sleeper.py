@@ -72,7 +72,7 @@ class Sleeper(Member):
         """As leader: send the followers what they lack. One that sleeps wakes first, with the next tick."""
         if not self.asleep:
             self._ambience.enter()
-            self._sender.send(self.term(), self._now(), heartbeat=False)
+            self.sender.send(self.term(), self._now(), heartbeat=False)
 
     # ---- falling asleep
 
@@ -82,7 +82,7 @@ class Sleeper(Member):
         if journal.durable_index < journal.last_index or journal.applied_index < journal.last_index:
             return False
         if self.state() == LEADER:
-            return self._sender.tells_to_sleep and len(self._answered) == len(self._nodes) and self._at_rest()
+            return self.sender.tells_to_sleep and len(self._answered) == len(self._nodes) and self._at_rest()
         told, self._told = self._told, None
         return self.state() == FOLLOWER and told is not None and told == (self.leader_member(), self.term())
 
@@ -96,7 +96,7 @@ class Sleeper(Member):
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         tells = False
         if self._send_now or self._now() >= self._SyncObj__newAppendEntriesTime:
-            tells = self._sender.tells_to_sleep = self._at_rest()
+            tells = self.sender.tells_to_sleep = self._at_rest()
             if not tells:
                 self._answered.clear()
         super()._SyncObj__sendAppendEntries()
@@ -142,7 +142,7 @@ class Sleeper(Member):
         self._ambience.enter()
         self.asleep = False
         self._answered.clear()
-        self._sender.tells_to_sleep = False
+        self.sender.tells_to_sleep = False
         if self.state() == LEADER:
             heard = self._SyncObj__lastResponseTime
             for node in self._nodes.values():
@@ -203,7 +203,7 @@ class Sleeper(Member):
 
     def _on_asleep(self, sender: int, message: Asleep) -> None:
         here = message.term == self.term() and message.index == self.journal.last_index
-        if self.state() == LEADER and here and self._sender.tells_to_sleep and sender in self._nodes:
+        if self.state() == LEADER and here and self.sender.tells_to_sleep and sender in self._nodes:
             self._answered.add(sender)
 
     def _on_append(self, sender: int, message: Append) -> None:

@@ -29,7 +29,7 @@ import structlog
 from raftlog.consensus.acks import Acks
 from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
-from raftlog.consensus.damage import note, sound
+from raftlog.consensus.damage import note
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import DroppedReader
 from raftlog.consensus.early import Early
@@ -101,20 +101,19 @@ class Turns:
         self._syncing_flies: list[asyncio.Future[None]] = []  # of the commit under way
         self.on_offer: Callable[[Group, int], None] = lambda *_: None  # takes a group and the member that offers it a snapshot
         self.snapshot_progress: Callable[[int, int], tuple[int, int]] = lambda *_: (0, 0)
-        self._lazy_due_s = NEVER_S
+        self._lazy_due_s, self._closed = NEVER_S, False
         self._leaderships = Leaderships(node_id)
         self._scheduled: asyncio.Handle | None = None
-        self._closed = False
 
     # ---- port.Consensus
 
     def open(self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool) -> Group:
         """See ``port.Consensus``."""
         assert group not in self._groups, f"group {group} is open already"
-        if group not in self._dropping and stored_replica(self._store, group) not in (None, replica):
+        if group not in self._dropping and stored_replica(self._store, group, self.features.level) not in (None, replica):
             log.info("data of a replica that is no more goes", group=group, replica=replica)
             self.drop(group)
-        store = sound(DroppedReader(self._store, self._dropping) if group in self._dropping else self._store, group)
+        store = DroppedReader(self._store, self._dropping) if group in self._dropping else self._store
         journal = GroupJournal(group, store, self._tail, self, replica=replica, founders=founders)
         fresh = journal.last_index == 0
         opened = Group(
@@ -195,7 +194,7 @@ class Turns:
 
     def install(self, group: Group, image: Image) -> bool:
         """Let a snapshot, whose rows are staged, take the place of a group's log and state; False where it brings nothing."""
-        if not self._is_open(group) or group.damaged or group.suspended or not image.helps(group.journal):
+        if not self._is_open(group) or group.excluded or group.suspended or not image.helps(group.journal):
             return False
         group.suspended = True
         self._set_aside(group)
@@ -207,9 +206,8 @@ class Turns:
 
     def _installed(self, group: Group) -> None:
         """Rule 5: the snapshot is durable."""
-        replica = replica_of(group.member.id)
-        journal = GroupJournal(group.group, self._store, self._tail, self, replica=replica, founders=())
-        group.begin_again(self._member(journal, replica))
+        journal = GroupJournal(group.group, self._store, self._tail, self, replica=replica_of(group.member.id), founders=())
+        group.begin_again(self._member(journal, journal.replica))
         group.machine.progressed()
         self._changed[group.group] = group
 
@@ -246,13 +244,17 @@ class Turns:
         return self.batch.size_bytes + (self._in_flight.size_bytes if self._in_flight else 0)
 
     def damage(self, group: Group, error: DataLossError) -> None:
-        """See ``group.Shell``: the group's other replicas go on without this one, which neither leads nor follows."""
-        if group.damaged is None:
+        """See ``group.Shell``: whoever sleeps on this replica's word is told."""
+        if self._is_open(group) and not group.suspended:
             note(group, error, self.batch, self.features.level)
-            group.stop(error)
             self.quiescence.gone(group.group)
-            group.machine.progressed()
-            self._wake()  # whoever sleeps on this replica's word is told
+            self.touch(group)
+
+    def _exclude(self, group: Group, error: DataLossError) -> None:
+        """The group's other replicas go on without this one, which neither leads nor follows."""
+        if not group.excluded:
+            group.exclude(error)
+            self.damage(group, error)
 
     # ---- turns
 
@@ -304,13 +306,7 @@ class Turns:
         group = self._groups.get(wire.group)
         if wire.append_entries.sleep_epoch:
             self.quiescence.received(node_id, wire)
-        if (
-            group is None
-            or group.damaged
-            or group.suspended
-            or node_of(wire.sender) != node_id
-            or wire.recipient != group.member.id
-        ):
+        if group is None or node_of(wire.sender) != node_id or not group.takes(wire.recipient):
             return
         try:
             if len(payloads) != count:
@@ -365,10 +361,12 @@ class Turns:
             self._changed[group.group] = group
 
     def _tick_group(self, group: Group) -> None:
+        if group.excluded:
+            return
         self.quiescence.rouse(group)
         settled = group.journal.last_index
         self._guarded(group, group.member.tick)
-        if group.damaged:
+        if group.excluded:
             return
         group.show_changes(settled)
         if group.role is Role.LEADER and self._leaderships.term(group.group) < group.term:
@@ -386,7 +384,7 @@ class Turns:
         try:
             act()
         except DataLossError as error:
-            self.damage(group, error)
+            self._exclude(group, error)
         except ConsensusFailedError as error:
             log.critical("consensus broken", group=group.group, error=str(error))
             raise
@@ -405,7 +403,7 @@ class Turns:
 
     def _post(self, group: Group, at_once: Mail) -> None:
         outbox, group.member.outbox = group.member.outbox, []
-        if group.damaged:
+        if group.excluded:
             return  # above all it must not tell its followers to sleep
         for recipient, message in outbox:
             if isinstance(message, Append):
@@ -414,8 +412,9 @@ class Turns:
             (self._held if held else at_once).post(group.group, group.member.id, recipient, message)
 
     def _send_entries(self, group: Group, mail: Mail) -> None:
-        self._guarded(group, group.member.send_entries)
-        self._post(group, mail)
+        if not group.excluded:
+            self._guarded(group, group.member.send_entries)
+            self._post(group, mail)
 
     # ---- committing
 
@@ -480,7 +479,7 @@ class Turns:
 
     def _arm(self) -> None:
         for group in self._ticked:
-            if self._is_open(group) and not group.damaged:
+            if self._is_open(group) and not group.excluded:
                 self._alarm.tick_at(group, group.member.due_s())
         if self._touched or self._inbox:
             self._wake()

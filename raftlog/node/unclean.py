@@ -161,7 +161,7 @@ def forget_all(directory: Path) -> list[int]:
 
 
 def forget_damage(directory: Path, groups: Collection[int]) -> list[int]:
-    """Let replicas take part again that were found to be damaged, all or those of ``groups``: those that there were. As above."""
+    """Remove the marks of replicas that were found to be damaged, all or those of ``groups``: those that there were. As above."""
     forgotten: list[int] = []
 
     def without(store: Store) -> WriteBatch:

@@ -295,9 +295,14 @@ async def test_a_reader_out_of_range_is_told_so_and_sent_nowhere(offset: int) ->
 
 
 @pytest.mark.parametrize(
-    "progress", [FollowerProgress(match_index=1, heard_s=0.0), FollowerProgress(match_index=99, heard_s=60.0)]
+    "progress",
+    [
+        FollowerProgress(match_index=1, heard_s=0.0),
+        FollowerProgress(match_index=99, heard_s=60.0),
+        FollowerProgress(match_index=99, heard_s=0.0, damaged=True),
+    ],
 )
-async def test_readers_are_sent_to_no_replica_that_lags_or_is_silent(
+async def test_readers_are_sent_to_no_replica_that_lags_is_silent_or_damaged(
     progress: FollowerProgress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is catching up would have nothing for them, one that is damaged serves nobody: the leader goes on itself."""

@@ -65,7 +65,7 @@ async def test_check_exits_with_1_where_anything_is_damaged(run: Run, tmp_path: 
     await filled(tmp_path)
     code, out, err = run("check")
     assert (code, out) == (0, "")
-    assert "sound: 8 entries and 3 rows of 3 groups" in err
+    assert "sound: 8 entries and 9 rows of 3 groups" in err
     path = data_file(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"payload", b"paYload"))
     code, out, err = run("check")
@@ -180,8 +180,8 @@ def test_what_was_found_to_be_damaged_is_told_and_takes_part_again_when_a_person
     assert [group for group, (why, _) in told.items() if why == "payload of entry 3 fails its CRC32C"] == [1, 2]
     assert all(last > 0 for _, last in told.values())
     code, out, err = run("forget-damage", "--group", "1", "--format", "json")
-    assert (code, data(out), err) == (0, {"groups": [1]}, "1 replica takes part again when the node is started\n")
+    assert (code, data(out), err) == (0, {"groups": [1]}, "1 replica counts as sound again when the node is started\n")
     *_, err = run("forget-damage")
-    assert err == "1 replica takes part again when the node is started\n"
+    assert err == "1 replica counts as sound again when the node is started\n"
     *_, err = run("forget-damage")
-    assert err == "0 replicas take part again when the node is started\n"
+    assert err == "0 replicas count as sound again when the node is started\n"

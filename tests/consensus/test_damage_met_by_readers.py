@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from raftlog.consensus.damage import DAMAGED_ROW
@@ -136,19 +138,40 @@ async def found_out(world: World, level: int) -> WorldNode:
     return node
 
 
-def test_a_damaged_replica_takes_no_part_after_a_new_start_either() -> None:
-    """What it cannot read it has acknowledged: it must not vote. Its data is another replica's, once that is opened instead."""
+def test_a_damaged_replica_is_known_after_a_new_start_and_votes() -> None:
+    """It may be needed: with another voter down, nobody leads without it. It need not lead itself, where the other one can."""
 
     async def scenario(world: World) -> None:
         node = await found_out(world, Level.RENEWAL)
-        with pytest.raises(DataLossError, match="was found to be damaged before"):
-            node.start()
-        turns_of(node).drop(GROUP)
-        assert turns_of(node).open(GROUP, node.machine, replica=9, founders=(), preferred=False).last_index == 1
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        node.start()
+        assert group_of(node).damaged == "payload of entry 5 of group 7 fails its CRC32C"
+        down, well = others(world, node)
+        down.crash()
+        await world.until(lambda: world.leader() is well and group_of(well).ready)
+        entry = world.publish(well)
+        assert entry is not None
+        await world.until(lambda: group_of(node).commit_index >= entry.header.index)
 
     world = World(3, 43)
     world.run(scenario)
     assert not world.failures
+
+
+def test_nothing_is_left_of_damage_when_another_replica_is_opened_instead() -> None:
+    """The mark goes with the data that it belongs to."""
+
+    async def scenario(world: World) -> None:
+        node = await found_out(world, Level.RENEWAL)
+        node.start()
+        turns_of(node).drop(GROUP)
+        fresh = turns_of(node).open(GROUP, node.machine, replica=9, founders=(), preferred=False)
+        assert (fresh.last_index, fresh.damaged) == (1, None)
+        node.group = None
+        await world.settle(0.2)
+        assert node.store.row(GROUP, RAFT_TABLE, DAMAGED_ROW) is None
+
+    World(3, 43).run(scenario)
 
 
 def test_the_last_replica_goes_on_by_force_with_what_can_be_read() -> None:
@@ -177,30 +200,107 @@ def test_below_its_level_damage_is_not_written_down() -> None:
     assert not world.failures
 
 
-def test_a_leader_that_the_others_need_stays_and_serves_the_rest() -> None:
-    """One of two voters, or of three where one is down: without it nobody could lead. It refuses what it cannot read, no more."""
+def test_a_leader_that_the_others_need_lets_another_lead_and_votes() -> None:
+    """One of two voters, or of three where one is down: another can serve the whole log, but only with this one's vote."""
 
     async def of_two(world: World) -> None:
-        await stays(world, *await damaged_leader(world))
+        await makes_way(world, *await damaged_leader(world))
 
     async def of_three(world: World) -> None:
         leader, index = await damaged_leader(world)
         others(world, leader)[0].crash()
         await world.settle(SILENT_S + 1.0)
-        await stays(world, leader, index)
+        await makes_way(world, leader, index)
 
-    async def stays(world: World, leader: WorldNode, index: int) -> None:
+    async def makes_way(world: World, leader: WorldNode, index: int) -> None:
         world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
         group = group_of(leader)
         with pytest.raises(DataLossError):
             group.read(index, index + 1, 1)
-        await world.settle(2.0)
-        assert group.damaged is None
-        assert group.ready
-        assert leader.store.row(GROUP, RAFT_TABLE, DAMAGED_ROW) is None
+        assert not group.ready  # readers ask again
+        await world.until(lambda: world.leader() not in (None, leader))
+        other = world.leader()
+        assert other is not None
+        assert group_of(other).read(index, index + 1, 1)
+        entry = world.publish(other)
+        assert entry is not None
+        await world.until(lambda: group_of(other).commit_index >= entry.header.index)
 
     World(2, 46).run(of_two)
     World(3, 47).run(of_three)
+
+
+def test_a_damaged_leader_that_nobody_can_relieve_serves_the_rest() -> None:
+    """The only other voter that is there is damaged too, and says so: leading in turns would help nobody."""
+
+    async def scenario(world: World) -> None:
+        leader, index = await damaged_leader(world)
+        down, other = others(world, leader)
+        down.crash()
+        await world.settle(SILENT_S + 1.0)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        other.store.damage_entry(GROUP, index + 1)
+        turns_of(other)._tail.forget(GROUP, 1, 100)
+        with pytest.raises(DataLossError):
+            group_of(other).read(index + 1, index + 2, 1)
+        await world.settle(1.0)
+        with pytest.raises(DataLossError):
+            group_of(leader).read(index, index + 1, 1)
+        assert group_of(leader).damaged is not None
+        for _ in range(20):
+            await world.settle(0.5)
+            assert world.leader() is leader
+            assert group_of(leader).ready
+        assert group_of(leader).read(index + 1, index + 2, 1)
+
+    World(3, 48).run(scenario)
+
+
+def test_two_damaged_voters_fill_a_third_together() -> None:
+    """What one of them cannot read the other can: they lead in turns, as far as each can give."""
+
+    async def scenario(world: World) -> None:
+        leader, lost = await with_one_voter_replaced(world, lambda node: node.store.damage_entry(GROUP, 4))
+        well = next(node for node in others(world, leader) if node is not lost)
+        well.store.damage_entry(GROUP, 6)
+        turns_of(well)._tail.forget(GROUP, 1, 100)
+        await world.until(lambda: group_of(lost).last_index >= max(group_of(leader).last_index, group_of(well).last_index) > 6)
+        assert len(group_of(lost).read(4, 7, 1 << 20)) == 3
+
+    World(3, 7).run(scenario)
+
+
+async def with_one_voter_replaced(world: World, damage: Callable[[WorldNode], None]) -> tuple[WorldNode, WorldNode]:
+    """A leader that something is damaged on, found out only as it fills the new replica of a node whose old one is lost; and that
+    node. Nobody but the leader and one more voter are left to vote."""
+    leader = await led(world)
+    for _ in range(5):
+        world.publish(leader, 200)
+    await world.until(world.converged)
+    world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+    lost = others(world, leader)[0]
+    turns_of(lost).drop(GROUP)
+    member = join(lost, replica=9)
+    damage(leader)
+    turns_of(leader)._tail.forget(GROUP, 1, 100)
+    group_of(leader).reconfigure(group_of(leader).configuration.with_learner(member))
+    return leader, lost
+
+
+@pytest.mark.parametrize("place", [20, 90], ids=["header", "payload"])
+def test_damage_that_is_met_while_another_replica_is_made_anew_costs_no_leader(place: int) -> None:
+    """The lost voter answers nothing any more, the new one does not count yet: without the damaged one there is no majority."""
+
+    async def scenario(world: World) -> None:
+        leader, lost = await with_one_voter_replaced(world, lambda node: node.store.damage_entry(GROUP, 4, place))
+        group = group_of(leader)
+        await world.until(lambda: group.damaged is not None)
+        await world.until(lambda: world.leader() not in (None, leader))
+        await world.until(lambda: group_of(lost).last_index == group.last_index)
+        assert group_of(lost).read(4, 5, 1)
+        assert leader.store.row(GROUP, RAFT_TABLE, DAMAGED_ROW) is not None
+
+    World(3, 7).run(scenario)
 
 
 @pytest.mark.parametrize("what", ["row", "base"])
@@ -221,3 +321,47 @@ def test_a_leader_that_cannot_give_a_snapshot_makes_way(what: str) -> None:
         await world.until(lambda: group_of(late).last_index > 1 and group_of(late).commit_index > 1)
 
     keeping(World(4, 7, founders=3)).run(scenario)
+
+
+def test_a_leader_that_cannot_give_a_snapshot_makes_way_without_losing_its_vote() -> None:
+    """Here too the one voter that is well cannot lead alone."""
+
+    async def scenario(world: World) -> None:
+        leader = await trimmed_world(world)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        lost = others(world, leader)[0]
+        turns_of(lost).drop(GROUP)
+        member = join(lost, replica=9)
+        await world.settle(SILENT_S + 1.0)
+        leader.store.damage_row(GROUP, KEPT, next(iter(kept(leader))))
+        group = group_of(leader)
+        group.reconfigure(group.configuration.with_learner(member))
+        await world.until(lambda: group_of(lost).commit_index > 1 and group_of(lost).last_index == group.last_index)
+        assert group.damaged is not None
+        assert world.leader() not in (None, leader)
+
+    keeping(World(3, 7)).run(scenario)
+
+
+def test_an_excluded_leader_gives_back_what_was_under_way() -> None:
+    """All groups of a node share a window for each peer: one that sends no more must not hold any of it."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        slow = others(world, leader)[0]
+        turns, group = turns_of(leader), group_of(leader)
+        world.stall(slow.id, leader.id, 3.0)
+        for _ in range(20):
+            world.publish(leader, 20_000)
+        await world.settle(0.3)
+        assert not turns._windows.room(slow.id)
+        turns._exclude(group, DataLossError("met while applying"))
+        await world.settle(2.0)
+        assert group.damaged == "met while applying"
+        assert turns._windows.room(slow.id)
+        assert world.leader() not in (None, leader)
+
+    world = World(3, 7)
+    world.window_bytes = 200_000
+    world.run(scenario)

@@ -39,11 +39,11 @@ def test_an_echo_of_an_earlier_round_confirms_nothing() -> None:
         assert group.member.begin_round()
         turns_of(leader).touch(group)
         await world.settle(0.03)
-        answered = [follower.round for follower in group.member._sender.followers.values()]
+        answered = [follower.round for follower in group.member.sender.followers.values()]
         world.filter = lambda sender, *_: sender != leader.id
         with pytest.raises(RequestTimedOutError):
             await group.barrier(0.4)
-        after = [follower.round for follower in group.member._sender.followers.values()]
+        after = [follower.round for follower in group.member.sender.followers.values()]
         assert after > answered, "the earlier echoes should have come"
         assert group.role is Role.LEADER
 

@@ -61,9 +61,9 @@ def test_a_member_that_answers_again_is_sent_all_again() -> None:
             world.publish(leader)
             await world.step(0.01)
         await world.settle(UNANSWERED_S + 1.0)
-        assert group_of(leader).member._sender.followers[hung.member].mute
+        assert group_of(leader).member.sender.followers[hung.member].mute
         world.filter = lambda *_: True
-        await world.until(lambda: not group_of(leader).member._sender.followers[hung.member].mute)
+        await world.until(lambda: not group_of(leader).member.sender.followers[hung.member].mute)
         world.publish(leader)
         await world.until(world.converged)
         world.check_rest()

@@ -130,7 +130,7 @@ class Invariants:
     def _waits_for(self, group: Group, member: int, progress: FollowerProgress) -> bool:
         """Whether trims are to wait for a member: it answers, and takes something, or is being fed a snapshot."""
         lag_max_s = self.world.consensus_config.replica_lag_time_max_s
-        stuck_s = group.member._now() - group.member._sender.followers[member].stuck_since_s
+        stuck_s = group.member._now() - group.member.sender.followers[member].stuck_since_s
         fed = progress.snapshot_sent_bytes or progress.snapshot_total_bytes
         return progress.heard_s <= lag_max_s and bool(fed or stuck_s < lag_max_s)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from raftlog.consensus.group import Group
+from raftlog.consensus.journal import stored_progress
 from raftlog.consensus.snapshot import STAGED
 from raftlog.core.configuration import member_id
 from raftlog.core.metadata import MetadataState
@@ -89,7 +90,28 @@ class Comings(Faults):
         machine.kill(power=self.rng.random() < 0.5)
         machine.disk.wipe()
         self.world.later(self.rng.uniform(0.1, 4.0), self.world.start, machine)
-        return f"node {machine.id} comes back on an empty disk"
+        damaged = self._flips_elsewhere(machine) if self.rng.random() < 0.5 else None
+        return f"node {machine.id} comes back on an empty disk" + (f", and {damaged}" if damaged else "")
+
+    def _flips_elsewhere(self, wiped: Machine) -> str | None:
+        """Damage comes to light when a lost replica is filled: where the other two are needed to vote. Not in what is read at the
+        start, for a replica that cannot be opened does not vote."""
+        machine = self.rng.choice([machine for machine in self.world.machines.values() if machine is not wiped])
+        store = machine.disk.contents.store
+        settled = {
+            group: range(bounds[0] + 1, stored_progress(store, group)[1] - 1)
+            for group in store.groups()
+            if 0 < group < STAGED and (bounds := store.bounds(group)) is not None
+        }
+        groups = [group for group, indices in settled.items() if indices]
+        if not groups:
+            return None
+        group = self.rng.choice(groups)
+        index = self.rng.choice(settled[group])
+        if group in machine.groups:
+            machine.groups[group].journal._tail.forget(group, index, index + 1)
+        self.world.covered("damage beside a lost disk")
+        return self._flip(machine, group, index)
 
     def _bit_flips(self) -> str | None:
         machine = self._any()
@@ -102,7 +124,9 @@ class Comings(Faults):
         group = self.rng.choice(groups)
         bounds = store.bounds(group)
         assert bounds is not None
-        index = self.rng.randint(*bounds)
+        return self._flip(machine, group, self.rng.randint(*bounds))
+
+    def _flip(self, machine: Machine, group: int, index: int) -> str:
         machine.disk.damage(group, index, self.rng.choice((-1, 5, 40)))
         self.world.damage_done = True
         self.world.covered("damage")

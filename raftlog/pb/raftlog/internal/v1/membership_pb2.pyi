@@ -78,7 +78,7 @@ Global___ConfigurationAt: _TypeAlias = ConfigurationAt  # noqa: Y015
 
 @_typing.final
 class DamagedRow(_message.Message):
-    """The replica's stored bytes failed their check: it takes no part any more."""
+    """The replica's stored bytes failed their check: it is to be made anew, and does not lead where another can."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -516,12 +516,15 @@ class AppendAck(_message.Message):
     RESET_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     next_index: _builtins.int
     success: _builtins.bool
     reset: _builtins.bool
     probe: _builtins.int
     round: _builtins.int
+    damaged: _builtins.bool
+    """Something of what the follower holds fails its check. It counts as before, but should not lead, nor be read from."""
     def __init__(
         self,
         *,
@@ -531,10 +534,11 @@ class AppendAck(_message.Message):
         reset: _builtins.bool = ...,
         probe: _builtins.int = ...,
         round: _builtins.int = ...,
+        damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_index", b"next_index", "probe", b"probe", "reset", b"reset", "round", b"round", "success", b"success", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "next_index", b"next_index", "probe", b"probe", "reset", b"reset", "round", b"round", "success", b"success", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
