@@ -14,7 +14,7 @@ from tests.simulation.loop import PROCESS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-EXPECTED = ("cannot be opened", "seed refused", "replica is damaged")
+EXPECTED = ("cannot be opened", "seed refused", "replica is damaged", "cannot be read here")
 """Errors that a damaged or foreign disk may cause."""
 
 
