@@ -16,6 +16,8 @@ Rules:
    nodes were last heard. Otherwise the one would step down, and the other campaign, at the first tick.
 5. A node of a version that knows nothing of it never answers ``Asleep``: its groups just go on.
 6. A node's members take turns at elections (``elections``); for who sleeps is not alone with what wakes it.
+7. Whom its leader has asked to take over waits for its turn as well, awake, though that leader is alive; but no longer than the
+   leader waits, and not into another term. PySyncObj would keep the wish for ever, and let it end a later leader's term.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from typing import Any, Protocol
 
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.member import EAGER_S, FOLLOWER, LEADER, Member
-from raftlog.consensus.messages import Ack, Append, Asleep, Message
+from raftlog.consensus.messages import Ack, Append, Asleep, Message, SnapshotOffer, TimeoutNow
 from raftlog.core.configuration import node_of
 
+CALLED_S = 1.0
+"""How long it counts that a leader has asked this member to take over: as long as it waits for that (``group.HAND_OVER_S``)."""
 _NEVER = -1e18
 
 
@@ -56,6 +60,7 @@ class Sleeper(Member):
         """When it fell asleep."""
         self._told: tuple[int, int] | None = None  # (leader, term) that told it to sleep at the end of its log
         self._answered: set[int] = set()  # members that sleep, as long as this leader tells them to
+        self._call = (0, _NEVER)  # term in which this member was last asked to take over, and until when that counts
         super().__init__(*args, **kwargs)
 
     def __dir__(self) -> tuple[str, ...]:
@@ -84,7 +89,7 @@ class Sleeper(Member):
         if self.state() == LEADER:
             return self.sender.tells_to_sleep and len(self._answered) == len(self._nodes) and self._at_rest()
         told, self._told = self._told, None
-        return self.state() == FOLLOWER and told is not None and told == (self.leader_member(), self.term())
+        return self.state() == FOLLOWER and told == (self.leader_member(), self.term()) and not self._called()
 
     def sleep(self) -> None:
         """Sleep; a follower says so."""
@@ -175,7 +180,20 @@ class Sleeper(Member):
 
     # ---- elections
 
+    def _obey(self, leader: int, message: TimeoutNow | SnapshotOffer) -> None:
+        super()._obey(leader, message)
+        if isinstance(message, TimeoutNow):
+            self._call = (self.term(), self._now() + CALLED_S)
+
+    def _called(self) -> bool:
+        """Rule 7: whether the leader waits for this member to take over."""
+        term, until_s = self._call
+        if term != self.term() or self._now() >= until_s:
+            self._SyncObj__transferInProgress = False
+        return bool(self._SyncObj__transferInProgress)
+
     def _seek_election(self) -> None:
+        self._called()  # what counts no more must not make this election one that disturbs a leader
         if self._elections.admit(self.journal.group, self._now()):
             super()._seek_election()
         else:
@@ -183,14 +201,14 @@ class Sleeper(Member):
 
     def seek_election(self) -> None:
         """Its turn has come."""
-        if self.state() != LEADER and not self._leader_alive():
+        if self.state() != LEADER and (self._called() or not self._leader_alive()):
             self._SyncObj__raftElectionDeadline = _NEVER
             if self._eager_until_s > _NEVER:
                 self._eager_until_s = self._now() + EAGER_S
 
     def has_leader(self) -> bool:
-        """Whether an election has ended here: this member serves, or follows."""
-        return self.serves() or (self.state() == FOLLOWER and self._leader_alive())
+        """Whether an election has ended here: this member serves, or follows a leader that does not want it to take over."""
+        return self.serves() or (self.state() == FOLLOWER and self._leader_alive() and not self._called())
 
     # ---- messages in
 
