@@ -26,15 +26,13 @@ from raftlog.core.joining import Way
 from raftlog.errors import JoinRefusedError, UnavailableError
 from raftlog.model import METADATA_GROUP, NodeInfo, NodeStatus, Role
 from raftlog.node.gate import IdentityDirectory, IdentityGate
+from raftlog.node.handing_over import hand_over
 from raftlog.node.joining import Joiner
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from raftlog.peers.mesh import PeerMesh
 from raftlog.peers.port import Payloads
 from raftlog.storage.port import Store
 
-TRANSFER_WAIT_S = 3.0
-"""How long a stopping node waits for others to take over what it leads."""
-TRANSFER_LOOK_S = 0.02
 LINGER_LOOK_S = 0.2
 """How often a node looks whether a removed one has left group 0."""
 LINGER_S = 10.0
@@ -228,18 +226,8 @@ class NodeCore:
         return self.broker.lacking()
 
     async def hand_over(self) -> bool:
-        """Let others lead what this node leads, so that its end costs nobody an election. Whether they do: it ends after
-        ``TRANSFER_WAIT_S`` in any case."""
-        deadline_s = self._clock.monotonic_s() + TRANSFER_WAIT_S
-        while self._clock.monotonic_s() < deadline_s:
-            led = [group for group in self.turns.groups().values() if group.role is Role.LEADER and group.has_successor]
-            if not led:
-                return True
-            for group in led:
-                if not group.handing_over:
-                    group.transfer()
-            await asyncio.sleep(TRANSFER_LOOK_S)
-        return False
+        """Let others lead what this node leads; see ``handing_over``."""
+        return await hand_over(self.turns.groups, self._clock)
 
     async def stop(self) -> None:
         """Stop the broker, the links and consensus, in this order. Storage and directory are the caller's to close."""

@@ -1,0 +1,57 @@
+"""A node that stops hands over what it leads."""
+
+from __future__ import annotations
+
+import asyncio
+
+from raftlog.consensus.group import Group
+from raftlog.model import Role
+from raftlog.node.handing_over import TRANSFERS_MAX, hand_over
+from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
+from tests.consensus.nodes import turns_of
+from tests.consensus.test_handing_over_many import FIRST, elsewhere, leads_many
+from tests.consensus.world import World
+from tests.simulation.loop import VirtualClock
+
+MANY = 3 * TRANSFERS_MAX
+
+
+def refusing(groups: list[Group]) -> int:
+    """How many of a node's groups take no appends because they are being handed over."""
+    return sum(group.handing_over and group.role is Role.LEADER for group in groups)
+
+
+def test_a_group_refuses_appends_only_when_its_turn_to_be_handed_over_has_come() -> None:
+    """All are taken over in the end, and at no time do more refuse than the others can take."""
+
+    async def scenario(world: World) -> None:
+        leader, groups = await leads_many(world, MANY)
+        most = 0
+        async with asyncio.TaskGroup() as tasks:
+            handing = tasks.create_task(hand_over(turns_of(leader).groups, VirtualClock(world.loop)))
+            while not handing.done():
+                most = max(most, refusing(groups))
+                await world.step()
+        assert handing.result()
+        assert 0 < most <= TRANSFERS_MAX
+        await world.until(lambda: elsewhere(world, leader, groups) == MANY, seconds=0.1)
+
+    World(3, 5).run(scenario)
+
+
+def test_groups_that_nobody_takes_do_not_keep_the_others() -> None:
+    """They make room after a while, and the node's end does not wait for them for ever."""
+
+    async def scenario(world: World) -> None:
+        leader, groups = await leads_many(world, MANY)
+        stuck = {group.group for group in groups[: TRANSFERS_MAX + 1]}
+        world.filter = lambda _, __, wire: not lost(wire, stuck)
+        assert not await hand_over(turns_of(leader).groups, VirtualClock(world.loop))
+        await world.settle(0.1)
+        assert {FIRST + at for at, group in enumerate(groups) if group.role is Role.LEADER} == stuck
+        assert elsewhere(world, leader, groups) == MANY - len(stuck)
+
+    def lost(wire: pb.RaftMessage, stuck: set[int]) -> bool:
+        return wire.group in stuck and wire.WhichOneof("body") == "timeout_now"
+
+    World(3, 5).run(scenario)
