@@ -2,6 +2,9 @@
 
 A call is answered by the node that gets it or not at all: where that node does not lead, it says ``NotLeaderError`` and does
 not pass the call on, so a call crosses one link at most.
+
+Publishes of one partition reach its leader in the order in which they came: a call is sent before its first await, links keep
+their order, and those that take several calls are not overtaken (``in_line``).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from raftlog.broker.in_line import Lines
 from raftlog.broker.port import NO_EPOCH, Batch, EpochEnd, Fetched, ListedOffset, PartitionStatus, Published
 from raftlog.core import error_codec
 from raftlog.errors import InvalidRequestError, OverloadedError, RaftlogError, UnavailableError
@@ -85,22 +89,33 @@ class RemoteBroker:
         self._timeout_s = timeout_s
         self._waits: Counter[int] = Counter()
         """Node id → fetches that wait there."""
+        self._lines = Lines()
 
     async def publish(
         self, node_id: int, batches: Sequence[tuple[TopicPartition, Batch]], *, acks: Acks, timeout_s: float
     ) -> list[Published | RaftlogError]:
         """Publish on ``node_id``; an outcome for each batch. What is too much for one call goes in several, one after another,
-        for as long as there is time."""
+        for as long as there is time. Of two publishes of one partition the first is sent first."""
+        parts = list(_parts(batches))
+        if len(parts) == 1 and self._lines.free(tp for tp, _ in batches):
+            return await self._publish(node_id, batches, acks, timeout_s)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         outcomes: list[Published | RaftlogError] = []
-        for part in _parts(batches):
-            left_s = deadline_s - loop.time()
-            if outcomes and left_s <= 0:
-                late = UnavailableError(f"not sent to node {node_id} within {timeout_s:g} s; nothing was done, send it again")
-                outcomes += [late] * len(part)
-            else:
+        place = self._lines.join(tp for tp, _ in batches)
+        try:
+            in_time = await place.turn(timeout_s)
+            for part in parts:
+                left_s = deadline_s - loop.time()
+                if not in_time or (outcomes and left_s <= 0):
+                    late = UnavailableError(f"not sent to node {node_id} within {timeout_s:g} s; nothing was done, send it again")
+                    outcomes += [late] * len(part)
+                    continue
+                if part is parts[-1]:
+                    place.leave()  # this last call is sent before anybody else runs
                 outcomes += await self._publish(node_id, part, acks, left_s)
+        finally:
+            place.leave()
         return outcomes
 
     async def _publish(
