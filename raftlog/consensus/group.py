@@ -19,6 +19,7 @@ from raftlog.core.entry import HEADER_SIZE, Entry, EntryHeader, EntryKind, encod
 from raftlog.core.features import FeatureLevel, Level, check_allowed
 from raftlog.errors import (
     DataLossError,
+    IndeterminateError,
     LeaderNotAvailableError,
     NotLeaderError,
     OverloadedError,
@@ -237,6 +238,8 @@ class Group:
         self.member.append(entry)
         self.machine.appended(entry.header)
         self._shell.touch(self)
+        if self.role is not Role.LEADER:  # entries may have left at once (``early``), and one of them could not be read
+            raise IndeterminateError(f"group {self.group}: this replica is damaged; the entry may or may not be kept")
         return entry
 
     def _check_serves(self) -> None:

@@ -187,6 +187,7 @@ class ReplicatedLog(Protocol):
             NotLeaderError: this node does not lead.
             LeaderNotAvailableError: it leads, but may not serve yet, or is handing over.
             OverloadedError: too much is waiting for the disk (``APPEND_BYTES_WAITING_MAX``).
+            IndeterminateError: the replica went out of service in this call; the entry may be in the log all the same.
         """
         ...
 

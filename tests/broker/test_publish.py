@@ -302,6 +302,21 @@ async def test_an_append_that_is_refused_gives_its_bytes_back() -> None:
     assert leader.budget.used_bytes == 0
 
 
+async def test_an_append_whose_outcome_is_unknown_ends_and_gives_its_bytes_back() -> None:
+    """The replica went out of service in the append itself: nobody would tell the batches that came with it."""
+    leader = Leader()
+
+    def damaged(*_: object) -> None:
+        leader.log.follow(1)
+        raise IndeterminateError("the replica is damaged")
+
+    leader.log.on_append = damaged
+    call = leader.publish(records(), records(2))
+    assert [type(outcome) for outcome in call.outcomes] == [IndeterminateError, IndeterminateError]
+    assert leader.budget.used_bytes == 0
+    assert not leader.partition.outstanding
+
+
 async def test_the_high_watermark_never_goes_back() -> None:
     """Not by truncation, not by a change of leader, not by a restart from rows."""
     leader = Leader()

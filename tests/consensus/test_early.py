@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from raftlog.consensus.config import SEND_EARLY_BYTES
-from tests.consensus.nodes import led
-from tests.consensus.world import World, WorldNode
+from raftlog.core.entry import EntryHeader, EntryKind, encode
+from raftlog.errors import DataLossError, IndeterminateError
+from raftlog.model import Role
+from tests.consensus.nodes import group_of, led
+from tests.consensus.world import GROUP, World, WorldNode
 
 SLOW_S = 0.3
 """A commit that is under way for long, but not for an election timeout; messages take milliseconds."""
@@ -41,6 +46,29 @@ def test_entries_leave_while_a_commit_is_under_way() -> None:
         await world.until(lambda: leader.group is not None and leader.group.commit_index == index, seconds=SLOW_S / 4)
         assert durable(leader) < index - 1
         await world.until(world.converged)
+
+    world = World()
+    world.send_early_bytes = 1
+    world.run(scenario)
+
+
+def test_an_append_that_finds_its_replica_damaged_says_that_its_outcome_is_unknown() -> None:
+    """What leaves early is read in the append itself. Whoever appended has nothing yet that could be told of the damage."""
+
+    async def scenario(world: World) -> None:
+        leader, _, index = await busy(world)
+        group, leader.group = group_of(leader), None  # the checkers must not read it
+
+        def unreadable() -> None:
+            raise DataLossError("an entry that a follower needs is damaged")
+
+        group.member.send_entries = unreadable  # type: ignore[method-assign]
+        with pytest.raises(IndeterminateError, match="damaged"):
+            group.append(
+                lambda at, term, last: encode(EntryHeader(EntryKind.RECORDS, GROUP, at, term, last.next_offset, 1), b"x")
+            )
+        assert group.last_index == index + 1
+        assert group.role is not Role.LEADER
 
     world = World()
     world.send_early_bytes = 1
