@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from raftlog.consensus.group import Group
+from raftlog.consensus.group import HAND_OVER_S, Group
 from raftlog.model import Role
-from raftlog.node.handing_over import TRANSFERS_MAX, hand_over
+from raftlog.node.handing_over import TRANSFER_WAIT_MAX_S, TRANSFER_WAIT_S, TRANSFERS_MAX, hand_over
 from raftlog.pb.raftlog.internal.v1 import peer_pb2 as pb
 from tests.consensus.nodes import turns_of
 from tests.consensus.test_handing_over_many import FIRST, elsewhere, leads_many
@@ -53,5 +53,25 @@ def test_groups_that_nobody_takes_do_not_keep_the_others() -> None:
 
     def lost(wire: pb.RaftMessage, stuck: set[int]) -> bool:
         return wire.group in stuck and wire.WhichOneof("body") == "timeout_now"
+
+    World(3, 5).run(scenario)
+
+
+def test_a_node_waits_as_long_as_the_others_take_over_one_group_after_the_other() -> None:
+    """A node that leads thousands needs more than the time in which one is missed; but it does not wait for ever."""
+
+    async def scenario(world: World) -> None:
+        leader, groups = await leads_many(world, 14)
+        clock, let_through = VirtualClock(world.loop), set[int]()
+        world.filter = lambda _, __, wire: wire.WhichOneof("body") != "timeout_now" or wire.group in let_through
+        async with asyncio.TaskGroup() as tasks:
+            begun_s = clock.monotonic_s()
+            handing = tasks.create_task(hand_over(turns_of(leader).groups, clock))
+            for at in range(len(groups)):
+                await world.settle(TRANSFER_WAIT_S - HAND_OVER_S - 0.2)
+                let_through.add(FIRST + at)
+        assert TRANSFER_WAIT_MAX_S <= clock.monotonic_s() - begun_s
+        assert not handing.result()
+        assert elsewhere(world, leader, groups) >= 7
 
     World(3, 5).run(scenario)
