@@ -1,10 +1,10 @@
 """A replica whose stored bytes fail their check: what becomes of it until another takes its place.
 
 Theory of operation. Damage that is met by reading takes nothing from what the replica is as a voter: its term, its vote and where
-its log ends are as before, and what it takes from now on it holds. So it goes on voting and acknowledging. It may be needed: where
-another replica is just being filled again, there is no majority without it, and nobody but the leader knows that. But it does not
-lead where another voter can, for a leader must be able to give every entry to whoever lacks it (``Group.met_damage``), and nobody
-reads from it. Its node asks for a new replica in its place (``broker.renewals``).
+its log ends are as before, and what it takes from now on it holds. So it goes on voting and acknowledging, for it may be needed:
+where another replica is just being filled again, there is no majority without it, and nobody but the leader knows that. But it
+does not lead where another voter can, for a leader must be able to give every entry to whoever lacks it (``Group.met_damage``),
+and nobody reads from it. Its node asks for a new replica in its place (``broker.renewals``).
 
 Damage that is met in the middle of a change, by taking an entry or applying one, may leave memory and disk out of step. Such a
 replica is *excluded*: it neither sends nor takes anything until its node starts again.

@@ -382,8 +382,8 @@ class Group:
         return any(voter != self.member.id for voter in self.configuration.voters)
 
     def _make_way(self) -> None:
-        """As a leader with damaged data, let a voter lead that is there, and well. If all that are there are damaged, it helps where
-        a follower lacks what cannot be read here. At times only, for it may be that nobody can take over."""
+        """As a leader with damaged data, let a voter lead that is there, and well. If all that are there are damaged, it helps
+        where a follower lacks what cannot be read here. At times only, for it may be that nobody can take over."""
         now_s = self._clock.monotonic_s()
         if self.damaged is None or self.role is not Role.LEADER or now_s < self._makes_way_s or not self.member.serves():
             return

@@ -102,8 +102,8 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
             self._check_rows(lost="progress" if progress is None else "")
 
     def _check_rows(self, *, lost: str) -> None:
-        """Rows are in the transaction of what they belong to, so they fit the log. No checksum tells that one is not found any more
-        because its key is damaged; without its term and vote a replica would vote again.
+        """Rows are in the transaction of what they belong to, so they fit the log. No checksum tells that one is not found any
+        more because its key is damaged; without its term and vote a replica would vote again.
 
         Raises:
             DataLossError

@@ -62,15 +62,16 @@ def test_a_node_waits_as_long_as_the_others_take_over_one_group_after_the_other(
 
     async def scenario(world: World) -> None:
         leader, groups = await leads_many(world, 14)
-        clock, let_through = VirtualClock(world.loop), set[int]()
+        clock, let_through, ended_s = VirtualClock(world.loop), set[int](), list[float]()
         world.filter = lambda _, __, wire: wire.WhichOneof("body") != "timeout_now" or wire.group in let_through
         async with asyncio.TaskGroup() as tasks:
             begun_s = clock.monotonic_s()
             handing = tasks.create_task(hand_over(turns_of(leader).groups, clock))
+            handing.add_done_callback(lambda _: ended_s.append(clock.monotonic_s()))
             for at in range(len(groups)):
                 await world.settle(TRANSFER_WAIT_S - HAND_OVER_S - 0.2)
                 let_through.add(FIRST + at)
-        assert TRANSFER_WAIT_MAX_S <= clock.monotonic_s() - begun_s
+        assert TRANSFER_WAIT_MAX_S <= ended_s[0] - begun_s < TRANSFER_WAIT_MAX_S + 0.1  # noqa: SIM300 - a range
         assert not handing.result()
         assert elsewhere(world, leader, groups) >= 7
 
