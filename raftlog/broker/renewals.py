@@ -44,6 +44,8 @@ REFUSED_PAUSE_S = 2.0
 """What was refused is asked again after this: other replicas have to come back first."""
 RENEWED_PAUSE_S, RENEWED_PAUSE_MAX_S = 10.0, 3_600.0
 """Rule 2."""
+NEVER_S = float("-inf")
+"""Since when a replica is due that was never asked about."""
 
 
 class DamagedReplicas(Protocol):
@@ -99,7 +101,11 @@ class Renewals:
             group: at_s for group, at_s in self._next_s.items() if group in damaged or now_s < at_s + RENEWED_PAUSE_MAX_S
         }
         self._times = {group: times for group, times in self._times.items() if group in self._next_s}
-        due = [group for group in damaged if self._next_s.get(group, now_s) <= now_s][:REPLICAS_PER_CALL_MAX]
+        # Those never asked about first, then those that are due for longest: what is refused is due again before all had a turn.
+        due = sorted(
+            (group for group in damaged if self._next_s.get(group, NEVER_S) <= now_s),
+            key=lambda group: self._next_s.get(group, NEVER_S),
+        )[:REPLICAS_PER_CALL_MAX]
         if not due:
             return
         call = pb.RenewCall(

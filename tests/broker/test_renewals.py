@@ -8,6 +8,7 @@ import pytest
 
 from raftlog.broker.broker import NodeBroker
 from raftlog.broker.renewals import (
+    LOOK_S,
     REFUSED_PAUSE_S,
     RENEWED_PAUSE_MAX_S,
     RENEWED_PAUSE_S,
@@ -191,3 +192,44 @@ async def test_a_replica_that_stayed_sound_for_long_is_renewed_soon_when_it_is_d
     node.sound = False
     assert await node.after(0) == 6
     assert await node.after(RENEWED_PAUSE_S) == 7
+
+
+class Many:
+    """A node with many damaged replicas, of which only that of the group ``helped`` can be given up."""
+
+    def __init__(self, count: int, helped: int) -> None:
+        self.clock = HandClock()
+        self.helped = helped
+        self.left = dict.fromkeys(range(1, count + 1), 1)
+        self.asked: list[int] = []
+        self.renewals = Renewals(2, replicas=self, ask=self.ask, clock=self.clock)
+
+    def damaged(self) -> dict[int, int]:
+        """See ``DamagedReplicas``."""
+        return dict(self.left)
+
+    async def ask(self, call: pb.RenewCall) -> pb.RenewAnswer:
+        """Group 0's leader."""
+        await asyncio.sleep(0)
+        groups = [one.group for one in call.replicas]
+        self.asked += groups
+        if self.helped in groups:
+            del self.left[self.helped]
+        return pb.RenewAnswer(
+            refused=[pb.NotRenewed(group=group, why="the last one") for group in groups if group != self.helped]
+        )
+
+
+async def test_however_many_replicas_are_damaged_each_is_asked_about() -> None:
+    """Those that nobody can give up are due again before all others had their turn; they must not keep them from it for ever."""
+    count = 5 * REPLICAS_PER_CALL_MAX
+    node = Many(count, helped=count)
+    for _ in range(5):
+        node.clock.now_ms += int(LOOK_S * 1_000)
+        await node.renewals.look()
+    assert sorted(node.asked) == list(range(1, count + 1))
+    assert count not in node.left
+    for _ in range(5):
+        node.clock.now_ms += int(LOOK_S * 1_000)
+        await node.renewals.look()
+    assert set(node.asked[count:]) == set(range(1, count))
