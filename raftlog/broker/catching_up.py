@@ -5,7 +5,8 @@ Rules:
 1. What was there at the start counts, once: a replica that has caught up, and then lags under load, is as good as any.
 2. A replica whose group has no leader counts for ``LEADERLESS_S`` at most: if nobody can lead it, this node is not why.
 3. One that takes the place of a lost one, for the node came back without its data, or that is damaged and will be renewed,
-   counts until it votes: until then, one is missing.
+   counts until it votes: until then, one is missing. Where the cluster's level renews nothing, no wait would mend it, and a
+   rolling upgrade to the level that does would stop here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class Held(Protocol):
 
     def damaged(self) -> Collection[int]:
         """The groups of those that are damaged."""
+        ...
+
+    @property
+    def renews(self) -> bool:
+        """Damaged replicas are renewed, at the cluster's feature level."""
         ...
 
     def unfilled(self) -> Collection[int]:
@@ -68,7 +74,7 @@ class CatchingUp:
             return "its replicas are not open yet"
         if not self._waiting:
             return None
-        logs, missing = self._logs(), {*self._held.damaged(), *self._held.unfilled()}
+        logs, missing = self._logs(), {*self._held.unfilled(), *(self._held.damaged() if self._held.renews else ())}
         leaderless_count = self._clock.monotonic_s() < self._leaderless_until_s
         for group in list(self._waiting):
             log = logs.get(group)

@@ -29,6 +29,7 @@ from raftlog.broker.pending import Budget
 from raftlog.config.topic import TopicConfig
 from raftlog.consensus.port import Consensus, ReplicatedLog
 from raftlog.core.configuration import member_id
+from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
 from raftlog.errors import NewerFormatError, RaftlogError
@@ -98,6 +99,11 @@ class Replicas(Mapping[int, Partition]):
         """The replica ids of those that are damaged, or could not be opened, by group."""
         found = [log.group for log in self.logs() if log.damaged is not None]
         return {group: self._replica_ids[group] for group in [*found, *self._unopened]}
+
+    @property
+    def renews(self) -> bool:
+        """Damaged replicas are renewed, at the cluster's feature level."""
+        return self._state.level >= Level.RENEWAL
 
     def unfilled(self) -> set[int]:
         """The groups whose replica here is to take the place of one that is lost, and is no voter yet."""

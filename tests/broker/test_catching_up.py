@@ -18,6 +18,7 @@ class Replicas:
         self.clock = HandClock()
         self.bad: set[int] = set()
         self.empty: set[int] = set()
+        self.renews = True
         self.leaders: dict[int, int] = {}
         self.catching_up = CatchingUp(lambda: self.held[1], self, lambda group: (self.leaders.get(group), 1), self.clock)
 
@@ -112,4 +113,13 @@ def test_a_damaged_replica_is_waited_for_until_another_one_votes() -> None:
     node.held[2] = Replicas(1, 2).held[2]
     assert node.catching_up.lacking() is not None
     node.empty, node.held[2].told_commit = set(), 1
+    assert node.catching_up.lacking() is None
+
+
+def test_a_damaged_replica_that_nobody_will_renew_is_not_waited_for() -> None:
+    """Rule 3: below the level that renews it, it would be waited for for ever, and a rolling upgrade to that level with it."""
+    node = Replicas(1)
+    node.bad, node.renews = {2}, False
+    node.held[1].told_commit, node.leaders = 1, {1: 3, 2: 3}
+    node.catching_up.begin()
     assert node.catching_up.lacking() is None

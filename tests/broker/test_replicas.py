@@ -13,6 +13,7 @@ from raftlog.broker.pending import Budget
 from raftlog.broker.replicas import Replicas
 from raftlog.consensus.port import StateMachine
 from raftlog.core.configuration import Configuration, member_id
+from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
 from raftlog.errors import DataLossError, NewerFormatError, RaftlogError
@@ -145,3 +146,12 @@ async def test_a_replica_that_takes_the_place_of_a_lost_one_is_unfilled_until_it
     assert replicas.unfilled() == {2}
     consensus.logs[2].configuration = Configuration.of((member_id(1, 3),))
     assert replicas.unfilled() == set()
+
+
+async def test_damaged_replicas_are_renewed_from_their_level_on() -> None:
+    """The level is that of the metadata as it is applied now, not as it was at the start."""
+    replicas, state = _replicas(HandConsensus(1, HandNetwork())), MetadataState(level=Level.RENEWAL - 1)
+    replicas.start(state)
+    assert not replicas.renews
+    state.level = Level.RENEWAL
+    assert replicas.renews
