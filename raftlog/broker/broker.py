@@ -93,7 +93,7 @@ class NodeBroker:
         self, *, node_id: int, node_info: NodeInfo, cluster_id: str | Callable[[], str], voters: Sequence[int],
         consensus: Consensus, peers: Peers, store: Store, clock: Clock, rng: random.Random,
         config: BrokerConfig | None = None, on_nodes: Callable[[Mapping[int, NodeInfo]], None] | None = None,
-        own_levels: OwnLevels | None = None, fail: Callable[[RaftlogError], None] = lambda _: None,
+        own_levels: OwnLevels | None = None, fail: Callable[[Exception], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._node_id = node_id
         self._node_info = replace(node_info, alive=True)
@@ -469,12 +469,10 @@ class NodeBroker:
             self._catching_up.begin()
 
     def _on_effects(self, effects: Effects) -> None:
-        if effects.restored:
-            asyncio.get_running_loop().call_soon(self._open_replicas)
         if self._replicas_open:
             self._replicas.note(effects)
-        elif effects.nodes:
-            asyncio.get_running_loop().call_soon(self._open_replicas)
+        elif effects.nodes or effects.restored:
+            asyncio.get_running_loop().call_soon(self._replicas.or_fail, self._open_replicas)
         if effects.deleted or effects.restored:
             self._group_retention.topics_deleted()
         if effects.nodes or effects.restored:

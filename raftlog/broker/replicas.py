@@ -12,6 +12,8 @@ Rules:
 3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
 4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
    have a thousand partitions, and the others shall not wait until all of them are open.
+5. What goes wrong with one replica is logged, and harms no other; what nobody expects, or is fatal, ends the node. Neither keeps
+   what comes later from being acted on.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from raftlog.core.configuration import member_id
 from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
-from raftlog.errors import NewerFormatError, RaftlogError
+from raftlog.errors import FatalError, NewerFormatError, RaftlogError
 from raftlog.model import METADATA_GROUP, ReplicaStatus, Role, TopicPartition
 from raftlog.storage.port import Store
 
@@ -59,7 +61,7 @@ class Replicas(Mapping[int, Partition]):
 
     def __init__(
         self, node_id: int, *, consensus: Consensus, store: Store, budget: Budget, lost_wait_s: float,
-        make_coordinator: MakeCoordinator, fail: Callable[[RaftlogError], None] = lambda _: None,
+        make_coordinator: MakeCoordinator, fail: Callable[[Exception], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._node_id = node_id
         self._consensus = consensus
@@ -181,11 +183,26 @@ class Replicas(Mapping[int, Partition]):
     def _act(self) -> None:
         if self._closed:
             return
-        steps = sum(1 for _ in islice(self._changes[0], STEP_REPLICAS))
+        try:
+            steps = sum(1 for _ in islice(self._changes[0], STEP_REPLICAS))
+        except Exception as error:
+            steps = 0  # the rest of this change is not carried out: the node cannot go on without
+            self._give_up(error)
         if steps < STEP_REPLICAS:
             self._changes.popleft()
         if self._changes:
             asyncio.get_running_loop().call_soon(self._act)
+
+    def or_fail(self, act: Callable[[], None]) -> None:
+        """Do something that nothing waits for: what goes wrong in it ends the node, rather than be a line of the loop's log."""
+        try:
+            act()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        _log.critical("the replicas cannot be made what the metadata says", exc_info=error)
+        self._fail(error)
 
     def _carry_out(self, effects: Effects) -> Iterator[None]:
         if effects.restored:
@@ -244,6 +261,12 @@ class Replicas(Mapping[int, Partition]):
         self._replica_ids.pop(group, None)
         self._unopened.pop(group, None)
         replica = self._open.pop(group, None) or self.coordinators.pop(group, None)
-        if replica is not None:
-            replica.close()
-        self._consensus.drop(group)
+        try:
+            if replica is not None:
+                replica.close()
+            self._consensus.drop(group)
+        except RaftlogError as error:
+            # As above, the others must not suffer for it. What it has left is deleted at the next start.
+            _log.exception("the replica of group %d cannot be dropped", group)
+            if isinstance(error, FatalError):
+                self._fail(error)

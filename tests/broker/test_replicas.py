@@ -16,7 +16,7 @@ from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
-from raftlog.errors import DataLossError, NewerFormatError, RaftlogError
+from raftlog.errors import ConsensusFailedError, DataLossError, NewerFormatError
 from raftlog.model import TopicPartition
 from tests.broker.doubles import HandClock, HandConsensus, HandLog, HandNetwork
 from tests.broker.hand_store import HandStore
@@ -46,7 +46,7 @@ def _topic(name: str, *groups: int, node: int = 1) -> TopicMeta:
 
 
 def _replicas(
-    consensus: HandConsensus, held: tuple[int, ...] = (), fail: Callable[[RaftlogError], None] = lambda _: None
+    consensus: HandConsensus, held: tuple[int, ...] = (), fail: Callable[[Exception], None] = lambda _: None
 ) -> Replicas:
     return Replicas(
         1, consensus=consensus, store=HandStore(lambda: list(held)), budget=Budget(1), lost_wait_s=1.0, fail=fail,
@@ -78,7 +78,7 @@ class _Newer(HandConsensus):
 
 async def test_a_replica_of_a_newer_version_ends_the_node() -> None:
     """It is sound: to go on without it, as if it were damaged, might have it replaced, and its data deleted."""
-    failed: list[RaftlogError] = []
+    failed: list[Exception] = []
     state = MetadataState()
     state.topics["t"] = _topic("t", 1)
     _replicas(_Newer(1, HandNetwork()), fail=failed.append).start(state)
@@ -155,3 +155,67 @@ async def test_damaged_replicas_are_renewed_from_their_level_on() -> None:
     assert not replicas.renews
     state.level = Level.RENEWAL
     assert replicas.renews
+
+
+class _Broken(HandConsensus):
+    """Cannot drop group 1: ``error`` says why."""
+
+    error: Exception = DataLossError("group 1 is damaged")
+
+    def drop(self, group: int) -> None:
+        """See ``Consensus``."""
+        if group == 1:
+            raise self.error
+        super().drop(group)
+
+
+async def _dropped_and_created(error: Exception) -> tuple[_Broken, Replicas, list[Exception]]:
+    """Groups 1 and 2 go, and group 3 comes; dropping group 1 raises."""
+    failed: list[Exception] = []
+    consensus = _Broken(1, HandNetwork())
+    consensus.error = error
+    replicas, state = _replicas(consensus, fail=failed.append), MetadataState()
+    state.topics["t"] = _topic("t", 1, 2)
+    replicas.start(state)
+    replicas.note(Effects(deleted=(_topic("t", 1, 2),)))
+    replicas.note(Effects(created=(_topic("u", 3),)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return consensus, replicas, failed
+
+
+async def test_an_error_of_one_replica_does_not_keep_what_comes_after_it() -> None:
+    """One that cannot be dropped is let go of; the next ones are dropped and opened as ever."""
+    consensus, replicas, failed = await _dropped_and_created(DataLossError("group 1 is damaged"))
+    assert consensus.dropped == [2]
+    assert sorted(replicas) == [3]
+    assert failed == []
+
+
+async def test_an_error_that_nobody_expects_ends_the_node_and_not_its_later_changes() -> None:
+    """What is left of that change is not done, which the node cannot go on with; until it ends it acts on all others."""
+    error = AssertionError("group 1 is not what it should be")
+    _, replicas, failed = await _dropped_and_created(error)
+    assert failed == [error]
+    assert 3 in replicas
+
+
+async def test_what_ends_a_node_ends_it_from_here_too() -> None:
+    """A fatal error of one group is none of that group alone; until the node ends, it acts on what else there is."""
+    error = ConsensusFailedError("group 1 broke a rule")
+    consensus, replicas, failed = await _dropped_and_created(error)
+    assert failed == [error]
+    assert consensus.dropped == [2]
+    assert sorted(replicas) == [3]
+
+
+async def test_what_is_opened_later_than_at_the_start_fails_as_loudly() -> None:
+    """A node that came back opens its replicas when the metadata knows it: nobody waits for that, so nobody would hear of it."""
+    failed: list[Exception] = []
+    error = AssertionError("it cannot be")
+
+    def act() -> None:
+        raise error
+
+    _replicas(HandConsensus(1, HandNetwork()), fail=failed.append).or_fail(act)
+    assert failed == [error]
