@@ -105,6 +105,8 @@ class LmdbStore(LmdbReader):
         self._recent_until_s = 0.0
         self._unmeasured_bytes = self._writing_bytes = 0
         self._views: list[LmdbView] = []
+        self._deleted: dict[int, Callable[[], None]] = {}
+        """By group: whom to tell when its deletion has ended."""
         try:
             super().__init__(env, open_databases(env), path)
             self._writer = Writer(
@@ -145,6 +147,13 @@ class LmdbStore(LmdbReader):
         view = LmdbView(self._env, self._dbs, self._data_file, group, self._views.remove)
         self._views.append(view)
         return view
+
+    def deleting(self, group: int, ended: Callable[[], None]) -> bool:
+        """See the port."""
+        if not self._dropped(group):
+            return False
+        self._deleted[group] = ended
+        return True
 
     def usage(self) -> StorageUsage:
         """See the port. Measured again after each commit, and at every call while full."""
@@ -223,6 +232,9 @@ class LmdbStore(LmdbReader):
             else:
                 self._condemned[group] = condemned
         self._usage = None
+        over = [group for group in changes if group in self._deleted and not self._dropped(group)]
+        for ended in [self._deleted.pop(group) for group in over]:
+            ended()
 
     def _failed(self, error: BaseException) -> None:
         if self._closed:

@@ -1,13 +1,15 @@
 """A node's storage in memory, for the simulator and for tests: the port's rules without a disk or a thread.
 
 A commit takes effect only when the scheduled callback runs, so a crash before that loses it, and ``crash`` may also keep
-it: the disk had it, only nobody was told. Misuse that LMDB would take silently (a gap, an entry written twice) raises.
+it: the disk had it, only nobody was told. What is dropped is taken to be deleted some time after somebody asks about it.
+Misuse that LMDB would take silently (a gap, an entry written twice) raises.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from raftlog.core import entry
 from raftlog.core.entry import HEADER_SIZE, EntryHeader
@@ -50,6 +52,10 @@ class MemoryStore:
         self._logs: dict[int, _Log] = {}
         self._rows: dict[tuple[int, int], dict[bytes, bytes]] = {}
         self._bad_rows: set[tuple[int, int, bytes]] = set()
+        self._dropped: set[int] = set()
+        """Groups that are still being deleted."""
+        self._deleted: dict[int, Callable[[], None]] = {}
+        """By group: whom to tell when its deletion has ended."""
         self._used_bytes = 0
         self._batch: WriteBatch | None = None
         self._done: Callable[[], None] | None = None
@@ -62,7 +68,7 @@ class MemoryStore:
         """A full disk: commits wait, ``usage().full`` is true. Ending it lets the commit that waits go on."""
         self._full = full
         if not full and self._batch is not None:
-            self._later()
+            self._later(self._finish)
 
     def damage_entry(self, group: int, index: int, at: int = -1) -> None:
         """Flip a bit of byte ``at`` of a stored entry: behind the header the payload fails its check, before it the header."""
@@ -85,7 +91,7 @@ class MemoryStore:
             self._apply(self._batch)
         self.close()
         after._logs, after._rows, after._bad_rows = self._logs, self._rows, self._bad_rows
-        after._used_bytes = self._used_bytes
+        after._dropped, after._used_bytes = set(self._dropped), self._used_bytes
         self._logs, self._rows, self._bad_rows = {}, {}, set()
         return after
 
@@ -100,7 +106,7 @@ class MemoryStore:
                 raise ValueError(f"row key of {len(key)} bytes; at most {ROW_KEY_BYTES_MAX}")
         self._batch, self._done = batch, done
         if not self._full:
-            self._later()
+            self._later(self._finish)
 
     def groups(self) -> list[int]:
         """See the port."""
@@ -156,6 +162,14 @@ class MemoryStore:
         """See the port."""
         return MemoryView(self, group)
 
+    def deleting(self, group: int, ended: Callable[[], None]) -> bool:
+        """See the port."""
+        if group not in self._dropped:
+            return False
+        self._deleted[group] = ended
+        self._later(partial(self._delete, group))
+        return True
+
     def recent_usage(self) -> StorageUsage:
         """See the port."""
         return self.usage()
@@ -175,9 +189,20 @@ class MemoryStore:
         self._closed = True
         self._batch = self._done = None
 
-    def _later(self) -> None:
+    def _later(self, call: Callable[[], None]) -> None:
         schedule = self._schedule or asyncio.get_running_loop().call_soon
-        schedule(self._finish)
+        schedule(call)
+
+    def _delete(self, group: int) -> None:
+        """The last of a dropped group is gone."""
+        if self._closed:
+            return
+        self._dropped.discard(group)
+        self._tell_deleted()
+
+    def _tell_deleted(self) -> None:
+        for ended in [self._deleted.pop(group) for group in self._deleted.keys() - self._dropped]:
+            ended()
 
     def _finish(self) -> None:
         batch, done = self._batch, self._done
@@ -185,6 +210,7 @@ class MemoryStore:
             return
         self._batch = self._done = None
         self._apply(batch)
+        self._tell_deleted()
         done()
 
     def _entry(self, group: int, index: int) -> bytes | None:
@@ -195,6 +221,10 @@ class MemoryStore:
 
     def _apply(self, batch: WriteBatch) -> None:
         """In the order of the port's rule 3."""
+        if self._dropped or batch.drop:
+            filled = {group for (group, _, _), value in batch.rows.items() if value is not None}
+            filled |= {group for group, _ in batch.entries} | batch.install.keys() | set(batch.install.values())
+            self._dropped = (self._dropped | batch.drop.intersection(self.groups())) - filled
         for group in batch.drop:
             self._cut(group, 0, None)
             for table_key in [key for key in self._rows if key[0] == group]:

@@ -160,6 +160,16 @@ class Store(StoreReader, Protocol):
             DataLossError: the store is damaged where they are listed.
         """
 
+    def deleting(self, group: int, ended: Callable[[], None]) -> bool:
+        """Whether data of a group that was dropped is still being deleted. What is put into the group before that has ended first
+        deletes all that is left, in its own transaction, however long that takes and however full the disk is.
+
+        Args:
+            ended: called on the loop, once, when none is left, where there is some; it must not commit. The last of those who
+                have asked about a group is told. Not after ``close``.
+        """
+        ...
+
     def usage(self) -> StorageUsage:
         """Sizes now."""
 

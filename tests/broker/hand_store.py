@@ -51,6 +51,10 @@ class HandStore:
         """Not used by the broker."""
         raise NotImplementedError
 
+    def deleting(self, group: int, ended: Callable[[], None]) -> bool:
+        """Not used by the broker."""
+        raise NotImplementedError
+
     def recent_usage(self) -> StorageUsage:
         """See the port."""
         return self.usage()

@@ -160,7 +160,7 @@ class SimulatedStore(MemoryStore):
             self._rows = {key: dict(rows) for key, rows in other._rows.items()}
         else:
             self._logs, self._rows = other._logs, other._rows
-        self._bad_rows, self._used_bytes = set(other._bad_rows), other._used_bytes
+        self._bad_rows, self._used_bytes, self._dropped = set(other._bad_rows), other._used_bytes, set(other._dropped)
 
     def commit(self, batch: WriteBatch, done: Callable[[], None]) -> None:
         """See the port."""

@@ -33,6 +33,17 @@ async def commit(store: Store, batch: WriteBatch) -> None:
     await done
 
 
+async def deleted(store: Store, group: int) -> bool:
+    """Wait until nothing is left of a group that was dropped; whether there was anything to wait for."""
+    told = asyncio.get_running_loop().create_future()
+    if not store.deleting(group, lambda: told.set_result(None)):
+        return False
+    async with asyncio.timeout(20):
+        await told
+    assert not store.deleting(group, lambda: None)
+    return True
+
+
 def never(error: FatalError) -> None:
     """An ``on_fatal`` that must not be called."""
     raise AssertionError("storage failed") from error

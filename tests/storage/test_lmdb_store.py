@@ -138,6 +138,54 @@ async def test_deletion_goes_on_after_a_crash(tmp_path: Path, faults: Faults) ->
     assert stored_entries(tmp_path) == 4
 
 
+async def test_who_waits_for_a_dropped_group_is_told_when_the_last_of_it_is_deleted(tmp_path: Path, faults: Faults) -> None:
+    """Also by a process that starts in the middle of it. Other groups, and one that is trimmed, are not waited for."""
+    store = open_store(tmp_path, replace(OPTIONS, before_commit=faults))
+    for group in (1, 2):
+        await commit(store, batch_of(group, 0, MANY + 5))
+    faults.hold_after(1)
+    await commit(store, WriteBatch(drop={1}, trim={2: MANY}))
+    told: list[str] = []
+    assert store.deleting(1, lambda: told.append("the first process"))
+    assert not store.deleting(2, lambda: told.append("of a trim"))
+    faults.errors = [SystemExit()]
+    faults.release()
+    store.close()
+    assert stored_entries(tmp_path) > 5, "the test has seen nothing if the steps were done"
+    faults.errors = []
+    faults.hold_after(0)
+    store = open_store(tmp_path, replace(OPTIONS, before_commit=faults))
+    assert store.groups() == [2]
+    assert store.deleting(1, lambda: told.append("the second process"))
+    assert not store.deleting(2, lambda: told.append("of a trim"))
+    await asyncio.sleep(0)
+    assert told == []
+    faults.release()
+    await until(lambda: bool(told))
+    assert told == ["the second process"]
+    assert not store.deleting(1, lambda: None)
+    await until(lambda: not store._writer._condemned)
+    store.close()
+    assert stored_entries(tmp_path) == 5
+
+
+async def test_who_waits_for_a_dropped_group_is_told_when_it_is_filled_again(tmp_path: Path, faults: Faults) -> None:
+    """That transaction has deleted the rest."""
+    store = open_store(tmp_path, replace(OPTIONS, before_commit=faults))
+    await commit(store, batch_of(1, 0, MANY))
+    faults.hold_after(1)
+    await commit(store, WriteBatch(drop={1}))
+    told: list[int] = []
+    assert store.deleting(1, lambda: told.append(1))
+    faults.errors = [OSError(errno.ENOSPC, "injected")]  # the step that is held; another one comes behind the batch
+    store.commit(batch_of(1, 5, 6), lambda: told.append(2))
+    faults.release()
+    await until(lambda: 2 in told)
+    assert told == [1, 2]
+    store.close()
+    assert stored_entries(tmp_path) == 1
+
+
 async def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path, faults: Faults) -> None:
     """A process that ends inside a transaction leaves what was durable before."""
     fatal: list[FatalError] = []

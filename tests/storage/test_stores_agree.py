@@ -21,7 +21,7 @@ from raftlog.storage.identity import Identity
 from raftlog.storage.lmdb_store import LmdbStore
 from raftlog.storage.memory_store import MemoryStore
 from raftlog.storage.port import GroupView, Store, WriteBatch
-from tests.storage.helpers import OPTIONS, commit, make_entry, never
+from tests.storage.helpers import OPTIONS, commit, deleted, make_entry, never
 
 GROUPS = st.sampled_from([0, 1, 2, (1 << 64) - 1])
 PAYLOADS = st.sampled_from([b"", b"x" * 100, b"y" * 5_000])
@@ -164,10 +164,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(commit(self.store, batch))
         self.model.apply(batch)
 
+    @rule(group=GROUPS)
+    def wait_until_it_is_deleted(self, group: int) -> None:
+        """Who asks about a group is told once, and nothing that is shown changes by it."""
+        self.run(self.wait_for(group))
+
+    async def wait_for(self, group: int) -> None:
+        await deleted(self.store, group)
+
     @rule()
     def reopen_it(self) -> None:
         self.forget_view()
         self.reopen()
+
+    @invariant()
+    def what_is_shown_is_not_being_deleted(self) -> None:
+        """Neither a group that was filled again, nor one of which only the head is trimmed."""
+        assert not any(self.store.deleting(group, lambda: None) for group in self.model.groups())
 
     @invariant()
     def shows_the_model(self) -> None:
