@@ -64,8 +64,8 @@ class CatchingUp:
         self._leaderless_until_s = 0.0
 
     def begin(self) -> None:
-        """The replicas that are there now are those to wait for."""
-        self._waiting = {*self._logs(), *self._held.damaged()}
+        """The replicas that are there now are those to wait for, and those that fill a gap, though they may not be open yet."""
+        self._waiting = {*self._logs(), *self._held.damaged(), *self._held.unfilled()}
         self._leaderless_until_s = self._clock.monotonic_s() + LEADERLESS_S
 
     def lacking(self) -> str | None:

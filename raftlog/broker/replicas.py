@@ -12,7 +12,10 @@ Rules:
 3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
 4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
    have a thousand partitions, and the others shall not wait until all of them are open.
-5. What goes wrong with one replica is logged, and harms no other; what nobody expects, or is fatal, ends the node. Neither keeps
+5. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
+   opened before, no group of the node would have a turn until all is deleted in one transaction, and on a full disk that would
+   never be. Until then it is one that is not open yet. Nothing else waits for it, also not at a start.
+6. What goes wrong with one replica is logged, and harms no other; what nobody expects, or is fatal, ends the node. Neither keeps
    what comes later from being acted on.
 """
 
@@ -22,6 +25,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 
 from raftlog.broker.coordinator import Coordinator
@@ -73,9 +77,11 @@ class Replicas(Mapping[int, Partition]):
         self.coordinators: dict[int, Coordinator] = {}
         self._open: dict[int, Partition] = {}
         self._replica_ids: dict[int, int] = {}
-        """Of all replicas that were opened, or could not be."""
+        """Of all replicas that were opened, could not be, or wait for it."""
         self._unopened: dict[int, TopicPartition] = {}
         """Replicas that are damaged beyond opening."""
+        self._waiting: dict[int, Callable[[], None]] = {}
+        """Rule 5: opens a replica, by group."""
         self._state = MetadataState()
         self._changes: deque[Iterator[None]] = deque()
         """What is applied, and not yet wholly acted on, in steps of a replica."""
@@ -153,9 +159,7 @@ class Replicas(Mapping[int, Partition]):
         """Take note of a change within a turn; it is acted on after it."""
         if not (effects.created or effects.altered or effects.deleted or effects.restored):
             return
-        if not self._changes:
-            asyncio.get_running_loop().call_soon(self._act)
-        self._changes.append(self._carry_out(effects))
+        self._later(self._carry_out(effects))
 
     def close(self) -> None:
         """Tell whoever waits on a partition that nothing more comes. The groups themselves are closed by their owner."""
@@ -179,6 +183,11 @@ class Replicas(Mapping[int, Partition]):
             return self._open[group].log
         coordinator = self.coordinators.get(group)
         return None if coordinator is None else coordinator.machine.log
+
+    def _later(self, change: Iterator[None]) -> None:
+        if not self._changes:
+            asyncio.get_running_loop().call_soon(self._act)
+        self._changes.append(change)
 
     def _act(self) -> None:
         if self._closed:
@@ -229,18 +238,14 @@ class Replicas(Mapping[int, Partition]):
                 self._open_replica(TopicPartition(topic.name, number), meta, replica, config)
 
     def _open_replica(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
+        """Open a replica, or have it wait for its place. (Rule 5)"""
         group = meta.group_id
         self._replica_ids[group] = replica
-        coordinator = self._make_coordinator(name, group) if name.topic == GROUPS_TOPIC else None
-        partition = Partition(name, group, config=config, budget=self._budget, lost_wait_s=self._lost_wait_s)
-        machine = partition if coordinator is None else coordinator.machine
+        self._waiting[group] = partial(self._open_replica, name, meta, replica, config)
         try:
-            own = (self._node_id, replica)
-            log = self._consensus.open(
-                group, machine, replica=replica, preferred=meta.founders[0] == own,
-                founders=tuple(member_id(*one) for one in meta.founders) if own in meta.founders else (),
-            )  # fmt: skip
-            machine.bind(log)
+            if self._consensus.vacant(group, replica, lambda: self._later(self._opening_vacant(group))):
+                del self._waiting[group]
+                self._begin(name, meta, replica, config)
         except RaftlogError as error:
             if isinstance(error, NewerFormatError):
                 self._fail(error)  # it is sound, and must not be taken for damage: this version is the wrong one
@@ -248,18 +253,38 @@ class Replicas(Mapping[int, Partition]):
                 self._unopened[group] = name
             # The other partitions must not suffer for this one; its other replicas serve it.
             _log.exception("partition %s (group %d) cannot be opened", name, group)
+            self._waiting.pop(group, None)
             self._consensus.close(group)
-            return
+
+    def _begin(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
+        group = meta.group_id
+        coordinator = self._make_coordinator(name, group) if name.topic == GROUPS_TOPIC else None
+        partition = Partition(name, group, config=config, budget=self._budget, lost_wait_s=self._lost_wait_s)
+        machine = partition if coordinator is None else coordinator.machine
+        own = (self._node_id, replica)
+        log = self._consensus.open(
+            group, machine, replica=replica, preferred=meta.founders[0] == own,
+            founders=tuple(member_id(*one) for one in meta.founders) if own in meta.founders else (),
+        )  # fmt: skip
+        machine.bind(log)
         self._unopened.pop(group, None)
         if coordinator is None:
             self._open[group] = partition
         else:
             self.coordinators[group] = coordinator
 
+    def _opening_vacant(self, group: int) -> Iterator[None]:
+        """Try again to open a replica that waits for its place; meanwhile it may have gone, or have been opened."""
+        open_replica = self._waiting.pop(group, None)
+        if open_replica is not None:
+            open_replica()
+        yield
+
     def _drop(self, group: int) -> None:
         """Close a replica, if it is open, and delete its data."""
         self._replica_ids.pop(group, None)
         self._unopened.pop(group, None)
+        self._waiting.pop(group, None)
         replica = self._open.pop(group, None) or self.coordinators.pop(group, None)
         try:
             if replica is not None:

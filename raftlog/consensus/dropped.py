@@ -1,11 +1,75 @@
-"""A store as a group sees it that is opened anew before the drop of its last data is durable: empty until then."""
+"""Groups that were dropped: when they can be opened again, and what they hold until their drop is durable, which is nothing.
+
+Theory of operation. Dropping a group is a small transaction, after which storage deletes what there was in steps. What is put
+into the group before that is done makes storage delete all of it in one transaction, and no group of the node has a turn
+meanwhile. So who wants to open it again waits, first for the drop to be durable, then for storage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
+import structlog
+
+from raftlog.consensus.journal import stored_replica
 from raftlog.core.entry import EntryHeader
-from raftlog.storage.port import StoreReader
+from raftlog.core.features import FeatureLevel
+from raftlog.storage.port import Store, StoreReader
+
+log = structlog.get_logger()
+
+
+class Drops:
+    """A node's drops that are not durable yet, and who waits for them.
+
+    Args:
+        store: the node's.
+        drop: drops a group; it calls ``add``.
+        features: the cluster's feature level.
+    """
+
+    def __init__(self, store: Store, drop: Callable[[int], None], features: FeatureLevel) -> None:
+        self._store = store
+        self._drop = drop
+        self._features = features
+        self._groups: set[int] = set()
+        self._waiting: dict[int, Callable[[], None]] = {}
+
+    def add(self, group: int) -> None:
+        """A group's drop is in the next batch."""
+        self._groups.add(group)
+
+    def durable(self, groups: set[int]) -> None:
+        """These drops are durable, and none of the groups was dropped again since."""
+        self._groups -= groups
+        for ended in [self._waiting.pop(group) for group in sorted(groups & self._waiting.keys())]:
+            ended()
+
+    def vacant(self, group: int, replica: int, ended: Callable[[], None]) -> bool:
+        """See ``port.Consensus``."""
+        self._drop_other(group, replica)
+        if group in self._groups:
+            self._waiting[group] = ended
+            return False
+        return not self._store.deleting(group, ended)
+
+    def reader(self, group: int, replica: int) -> StoreReader:
+        """The store as a replica sees it that is opened now, without waiting.
+
+        Raises:
+            DataLossError: it cannot be read whose data there is.
+        """
+        self._drop_other(group, replica)
+        return self._seen(group)
+
+    def _drop_other(self, group: int, replica: int) -> None:
+        """Drop the data of another replica of the group."""
+        if stored_replica(self._seen(group), group, self._features.level) not in (None, replica):
+            log.info("data of a replica that is no more goes", group=group, replica=replica)
+            self._drop(group)
+
+    def _seen(self, group: int) -> StoreReader:
+        return DroppedReader(self._store, self._groups) if group in self._groups else self._store
 
 
 class DroppedReader:

@@ -251,12 +251,26 @@ class Consensus(Protocol):
     def open(
         self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool
     ) -> ReplicatedLog:
-        """Start this node's replica. Data that a replica of another id has left here is deleted: it is not this one's.
+        """Start this node's replica. Data that a replica of another id has left here is deleted: it is not this one's. Where it
+        may be much, ask ``vacant`` first.
 
         Args:
             replica: its replica id.
             founders: the members that the group was created with, where this replica is one of them; () where it came later.
             preferred: campaign at once where the log is new.
+        """
+        ...
+
+    def vacant(self, group: int, replica: int, ended: Callable[[], None]) -> bool:
+        """Whether a replica that is not open can be opened at once: no data of another one is left here. Where there is some, its
+        deletion begins, or goes on, in steps between the turns. If the replica were opened before that has ended, all the rest
+        would be deleted in one transaction, and no group would have a turn meanwhile.
+
+        Args:
+            ended: called on the loop, once, when it is time to ask again. The last of those who asked about a group is told.
+
+        Raises:
+            DataLossError: what says whose data it is cannot be read.
         """
         ...
 

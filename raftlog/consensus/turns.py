@@ -31,11 +31,11 @@ from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
 from raftlog.consensus.damage import note
 from raftlog.consensus.door import Ambience
-from raftlog.consensus.dropped import DroppedReader
+from raftlog.consensus.dropped import Drops
 from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
-from raftlog.consensus.journal import GroupJournal, stored_replica
+from raftlog.consensus.journal import GroupJournal
 from raftlog.consensus.leaderships import Leaderships
 from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
 from raftlog.consensus.outgoing import Mail, PeerWindows
@@ -96,7 +96,7 @@ class Turns:
         self._ticked: list[Group] = []
         self._changed: dict[int, Group] = {}  # ticked since the last batch was handed over
         self._flying: list[Group] = []  # whose changes the commit under way carries
-        self._dropping: set[int] = set()  # groups whose drop is not durable yet
+        self._drops = Drops(store, self.drop, features)
         self._syncing: list[asyncio.Future[None]] = []
         self._syncing_flies: list[asyncio.Future[None]] = []  # of the commit under way
         self.on_offer: Callable[[Group, int], None] = lambda *_: None  # takes a group and the member that offers it a snapshot
@@ -110,10 +110,7 @@ class Turns:
     def open(self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool) -> Group:
         """See ``port.Consensus``."""
         assert group not in self._groups, f"group {group} is open already"
-        if group not in self._dropping and stored_replica(self._store, group, self.features.level) not in (None, replica):
-            log.info("data of a replica that is no more goes", group=group, replica=replica)
-            self.drop(group)
-        store = DroppedReader(self._store, self._dropping) if group in self._dropping else self._store
+        store = self._drops.reader(group, replica)
         journal = GroupJournal(group, store, self._tail, self, replica=replica, founders=founders)
         fresh = journal.last_index == 0
         opened = Group(
@@ -126,6 +123,10 @@ class Turns:
             opened.member.campaign_soon()
         self.touch(opened)
         return opened
+
+    def vacant(self, group: int, replica: int, ended: Callable[[], None]) -> bool:
+        """See ``port.Consensus``."""
+        return self._drops.vacant(group, replica, ended)
 
     def _member(self, journal: GroupJournal, replica: int) -> Sleeper:
         def apply(start: int, stop: int) -> None:
@@ -166,7 +167,7 @@ class Turns:
         self.close(group)
         self.batch.forget(group)
         self.batch.drop.add(group)
-        self._dropping.add(group)
+        self._drops.add(group)
         self._tail.forget(group)
         self._leaderships.forget(group)
         self._wake()
@@ -463,7 +464,7 @@ class Turns:
                 group.machine.progressed()  # who asked for no more than this node's disk
             else:
                 self._touched[group.group] = group
-        self._dropping -= batch.drop - self.batch.drop
+        self._drops.durable(batch.drop - self.batch.drop)
         for number in batch.install:
             installed = self._groups.get(number)
             if installed is not None and installed.suspended:

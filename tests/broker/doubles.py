@@ -355,6 +355,9 @@ class HandConsensus:
         self.auto = auto
         self.logs: dict[int, HandLog] = {}
         self.dropped: list[int] = []
+        self.deleting: set[int] = set()
+        """Groups that cannot be opened before ``deleted`` says so."""
+        self.waiting: dict[int, Callable[[], None]] = {}
         network.nodes[node_id] = self
 
     def open(self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool) -> HandLog:
@@ -369,6 +372,17 @@ class HandConsensus:
         if preferred and self.network.preferred:
             asyncio.get_running_loop().call_soon(self.network.elect, group, self.node_id)
         return log
+
+    def vacant(self, group: int, replica: int, ended: Callable[[], None]) -> bool:
+        """See ``Consensus``."""
+        if group in self.deleting:
+            self.waiting[group] = ended
+        return group not in self.deleting
+
+    def deleted(self, group: int) -> None:
+        """Nothing is left of a group that was dropped."""
+        self.deleting.discard(group)
+        self.waiting.pop(group)()
 
     def close(self, group: int) -> None:
         """See ``Consensus``."""

@@ -123,3 +123,17 @@ def test_a_damaged_replica_that_nobody_will_renew_is_not_waited_for() -> None:
     node.held[1].told_commit, node.leaders = 1, {1: 3, 2: 3}
     node.catching_up.begin()
     assert node.catching_up.lacking() is None
+
+
+def test_a_replica_that_waits_to_take_the_place_of_a_lost_one_is_waited_for() -> None:
+    """Rule 3: it cannot be opened before the old one's data is deleted, and is missing meanwhile."""
+    node = Replicas(1)
+    node.empty = {2}
+    node.held[1].told_commit, node.leaders = 1, {1: 3, 2: 3}
+    node.catching_up.begin()
+    assert node.catching_up.lacking() == "1 of its replicas have to catch up, that of group 2 first"
+    node.held[2] = Replicas(1, 2).held[2]
+    node.held[2].told_commit = 1
+    assert node.catching_up.lacking() is not None
+    node.empty = set()
+    assert node.catching_up.lacking() is None

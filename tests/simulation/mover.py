@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +74,17 @@ class Mover:
 
     def watch(self, machine: Machine, turns: Turns) -> None:
         """A process has come to its consensus: it opens the replicas that it is to have by now."""
-        open_created = turns.open
+        open_created, vacant_created = turns.open, turns.vacant
 
         def open_present(group: int, machine_: Any, *, replica: int, founders: tuple[int, ...], preferred: bool) -> Group:
             wanted = self.replica(group, machine.id, replica)
             mine = wanted == replica
             return open_created(group, machine_, replica=wanted, founders=founders if mine else (), preferred=preferred and mine)
 
-        turns.__dict__["open"] = open_present
+        def vacant_present(group: int, replica: int, ended: Callable[[], None]) -> bool:
+            return vacant_created(group, self.replica(group, machine.id, replica), ended)
+
+        turns.__dict__.update(open=open_present, vacant=vacant_present)
 
     def commits(self, machine: Machine, batch: WriteBatch) -> None:
         """A node is about to write: where that is a part of a snapshot, it may die of it."""

@@ -77,6 +77,11 @@ class Machine:
         topics = () if broker is None else broker._machine.state.topics.values()
         return any(partition.group_id == group for topic in topics for partition in topic.partitions)
 
+    def begins_anew(self, group: int) -> bool:
+        """Whether another replica of the group takes the place of the one before."""
+        broker = None if self.run is None else getattr(self.run.core, "broker", None)
+        return group in self.groups or (broker is not None and group in broker._replicas._waiting)
+
     def start(self) -> None:
         """Start a process, and the machine if need be."""
         assert self.run is None

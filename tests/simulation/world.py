@@ -246,7 +246,7 @@ class World:
                 self.covered("damaged replicas given up")
             if group >= STAGED:
                 self.covered("snapshots given up")
-            elif group in machine.groups:
+            elif machine.begins_anew(group):
                 self.covered("replicas begun anew")
             elif machine.knows(group):
                 self.covered("replicas removed")
