@@ -25,6 +25,7 @@ from raftlog.kafka.budget import ANSWER_BYTES_HELD_MAX, REQUEST_BYTES_HELD_MAX, 
 from raftlog.kafka.connection import Connection, Dispatch
 from raftlog.kafka.dispatch import Dispatcher
 from raftlog.kafka.handlers.call import Door
+from raftlog.kafka.handlers.refused import RefusedBatches
 from raftlog.kafka.handlers.topic_cache import TopicCache
 from raftlog.kafka.port import KafkaMetrics, KafkaOptions, NoMetrics
 
@@ -94,6 +95,7 @@ class KafkaListener:
             metrics=self._metrics,
             topics=TopicCache(),
             answers=self._answers,
+            refused=RefusedBatches(asyncio.get_running_loop().time),
         )
         self._dispatch = Dispatcher(door)
         for name, server in self._servers.items():

@@ -14,6 +14,7 @@ from raftlog.kafka.budget import AnswerBudget, ReceiveBudget
 from raftlog.kafka.connection import Connection
 from raftlog.kafka.dispatch import Dispatcher
 from raftlog.kafka.handlers.call import Door
+from raftlog.kafka.handlers.refused import RefusedBatches
 from raftlog.kafka.handlers.topic_cache import TopicCache
 from raftlog.kafka.port import KafkaOptions
 from raftlog.kafka.wire import errors
@@ -52,6 +53,7 @@ async def open_door(loop: VirtualLoop) -> AsyncIterator[Dispatcher]:
                 metrics=Strict(),
                 topics=TopicCache(),
                 answers=AnswerBudget(1 << 30),
+                refused=RefusedBatches(loop.time),
             )
         )
 

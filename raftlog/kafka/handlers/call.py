@@ -11,6 +11,7 @@ from raftlog.broker.group_port import GroupBroker
 from raftlog.broker.move_port import MoveBroker
 from raftlog.broker.port import Broker
 from raftlog.kafka.budget import AnswerBudget
+from raftlog.kafka.handlers.refused import RefusedBatches
 from raftlog.kafka.handlers.topic_cache import TopicCache
 from raftlog.kafka.port import KafkaMetrics, KafkaOptions
 from raftlog.kafka.wire import errors
@@ -41,6 +42,7 @@ class Door:
     metrics: KafkaMetrics
     topics: TopicCache
     answers: AnswerBudget
+    refused: RefusedBatches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,8 @@ async def _publish(call: Call, request: ProduceRequest, acks: Acks) -> list[Publ
             batches.append((TopicPartition(topic.name, part.partition), part.records))
     published = iter(await call.broker.publish(batches, acks=acks, timeout_s=seconds(request.timeout_ms), direct=True))
     call.door.metrics.produced(len(batches), sum(len(data) for _, data in batches))
-    return [next(published) if outcome is None else outcome for outcome in outcomes]
+    told = (call.door.refused.told(tp, data, next(published)) for tp, data in batches)
+    return [next(told) if outcome is None else outcome for outcome in outcomes]
 
 
 def _answer(call: Call, partition: int, outcome: Published | RaftlogError) -> PartitionAnswer:

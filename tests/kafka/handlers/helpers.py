@@ -11,6 +11,7 @@ from raftlog.kafka import codec
 from raftlog.kafka.budget import AnswerBudget
 from raftlog.kafka.dispatch import HANDLERS
 from raftlog.kafka.handlers.call import Call, Door
+from raftlog.kafka.handlers.refused import RefusedBatches
 from raftlog.kafka.handlers.topic_cache import TopicCache
 from raftlog.kafka.port import KafkaOptions
 from raftlog.kafka.schemas import Field
@@ -43,6 +44,7 @@ class Handlers:
             metrics=self.figures,
             topics=TopicCache(),
             answers=AnswerBudget(1 << 30),
+            refused=RefusedBatches(lambda: 0.0),
         )
 
     async def ask(self, key: int, version: int | None = None, /, *, listener: str = "default", **fields: Any) -> Any:
