@@ -450,7 +450,7 @@ class GroupConsumer(Consumer):
             assert session is not None
             try:
                 async with asyncio.timeout_at(deadline):
-                    outcomes = await session.commit(left, metadata)
+                    outcomes = await session.commit(left, metadata, self._generation)
             except TimeoutError:
                 late = RequestTimedOutError(f"no answer within {timeout_s:g} s; the offsets may be committed or not")
                 raise refused or late from None

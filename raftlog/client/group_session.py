@@ -160,8 +160,10 @@ class GroupSession:
         if error is not None:
             raise error
 
-    async def commit(self, offsets: Mapping[TopicPartition, int], metadata: str) -> dict[TopicPartition, RaftlogError | None]:
-        """Commit once, an outcome for each partition.
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], metadata: str, generation: int
+    ) -> dict[TopicPartition, RaftlogError | None]:
+        """Commit once, an outcome for each partition; ``generation`` is that of the assignment which the consumer goes by.
 
         Raises:
             GroupError: the member is none any more.
@@ -177,7 +179,7 @@ class GroupSession:
         future: asyncio.Future[dict[TopicPartition, RaftlogError | None]] = self._loop.create_future()
         self._commits[commit_id] = future
         try:
-            request = pb.CommitSession(commit_id=commit_id, offsets=wire_offsets(offsets, metadata))
+            request = pb.CommitSession(commit_id=commit_id, offsets=wire_offsets(offsets, metadata), generation=generation)
             self._send(pb.SessionRequest(commit=request))
             return await future
         finally:

@@ -3,8 +3,8 @@
 Rules:
 
 1. What the client may read is ``_owned``: it grows when an assignment is sent, and shrinks when a revocation is acknowledged, or
-   at once where the partitions are lost. Only what is owned can be committed, so that no late commit moves the offset of a
-   partition that another member reads by now.
+   at once where the partitions are lost. Only what is owned can be committed, and not by who has yet to hear that it was lost
+   between, so that no late commit moves the offset of a partition that another member reads by now, or has read.
 2. Before a rebalance by an eager assignor everything is revoked; after one by a cooperative assignor what has gone elsewhere is,
    and the member joins again, so that the next generation can give it away (KIP-429). Where a group turns from a cooperative to
    an eager assignor (a client joined that knows no other), members still read when they join: all that they have is lost.
@@ -79,6 +79,8 @@ class GroupSession:
         self._loop = asyncio.get_running_loop()
         self._writing = asyncio.Lock()
         self._owned: set[TopicPartition] = set()
+        self._since: dict[TopicPartition, int] = {}
+        """The generation in which each was given; those that the client came with are not in it."""
         self._revoke_id = 0
         self._acknowledged, self._heard = asyncio.Event(), asyncio.Event()
         self._client_heard_at = self._progress_at = self._loop.time()
@@ -144,10 +146,14 @@ class GroupSession:
         offsets: dict[TopicPartition, CommittedOffset] = {}
         asked = wire.new_offsets(request.offsets)
         for tp, offset in asked.items():
-            if tp in self._owned:
-                offsets[tp] = offset
-            else:
+            if tp not in self._owned:
                 outcomes[tp] = IllegalGenerationError(f"{tp} is no longer this member's; its new owner goes on with it")
+            elif request.HasField("generation") and request.generation < self._since.get(tp, request.generation):
+                outcomes[tp] = IllegalGenerationError(
+                    f"{tp} was lost, and is this member's again since generation {self._since[tp]}; go on from the last commit"
+                )
+            else:
+                offsets[tp] = offset
         if offsets:
             self._committing = True
             try:
@@ -298,6 +304,8 @@ class GroupSession:
             one = assignment.partitions.add(topic=tp.topic, partition=tp.partition, added=tp not in self._owned)
             leader, epoch = self._leader(tp)
             one.leader_address, one.leader_epoch = addresses.get(leader, ""), epoch
+            if one.added:
+                self._since[tp] = assigned.generation
             if tp in committed:
                 one.committed_offset, one.committed_metadata = committed[tp].offset, committed[tp].metadata
         self._owned |= assigned.partitions

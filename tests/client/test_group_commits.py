@@ -25,7 +25,9 @@ class Session:
         self._answers = {TopicPartition("t", int(name[1:])): error for name, error in answers.items()}
         self.asked: list[set[TopicPartition]] = []
 
-    async def commit(self, offsets: Mapping[TopicPartition, int], _metadata: str) -> dict[TopicPartition, RaftlogError | None]:
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], _metadata: str, _generation: int
+    ) -> dict[TopicPartition, RaftlogError | None]:
         """See ``GroupSession``."""
         self.asked.append(set(offsets))
         if self.mute:
@@ -35,7 +37,9 @@ class Session:
 
 def consumer_of(session: Session) -> Any:
     """As much of a consumer as commits need."""
-    return SimpleNamespace(_session=session, _rng=random.Random(1), _states=dict.fromkeys((ONE, TWO, THREE)), _committed={})
+    return SimpleNamespace(
+        _session=session, _rng=random.Random(1), _states=dict.fromkeys((ONE, TWO, THREE)), _committed={}, _generation=3
+    )
 
 
 async def commit(consumer: Any, timeout_s: float = 5.0) -> None:

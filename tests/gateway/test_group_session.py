@@ -77,11 +77,11 @@ class Member:
     async def acknowledge(self) -> None:
         await self._write(pb.SessionRequest(revoked=pb.AcknowledgeRevoke(revoke_id=self.revoke_id)))
 
-    async def commit(self, partition: int, offset: int) -> str:
+    async def commit(self, partition: int, offset: int, generation: int | None = None) -> str:
         """Commit; the error's reason, empty where it was done."""
         commit_id = len(self.commits) + 1
         offsets = [pb.NewOffset(topic="t", partition=partition, offset=offset)]
-        await self._write(pb.SessionRequest(commit=pb.CommitSession(commit_id=commit_id, offsets=offsets)))
+        await self._write(pb.SessionRequest(commit=pb.CommitSession(commit_id=commit_id, offsets=offsets, generation=generation)))
         await until(lambda: commit_id in self.commits)
         [result] = self.commits[commit_id]
         return told(result.error).reason if result.HasField("error") else ""
@@ -244,6 +244,34 @@ async def test_a_member_whose_session_timed_out_loses_what_it_had_and_joins_anew
         those.door.fake_groups.expire("g", before)
         await until(lambda: member.said[-2:] == ["lost 0 1 2", "assigned 0 1 2"])
         assert member.member_id not in (before, "")
+
+
+async def test_a_client_that_does_not_know_yet_that_it_lost_a_partition_cannot_commit_it() -> None:
+    """It was given the same partitions again, but another member may have gone on with them between: an offset would go back."""
+    async with crowd() as those:
+        member = those.add()
+        await those.settled(3)
+        before, generation = member.member_id, member.generation
+        assert before is not None
+        those.door.fake_groups.expire("g", before)
+        await until(lambda: member.said[-2:] == ["lost 0 1 2", "assigned 0 1 2"])
+        assert member.generation > generation
+        assert await member.commit(1, 7, generation) == "ILLEGAL_GENERATION"
+        assert await member.commit(1, 7, member.generation) == ""
+        assert await member.commit(1, 8) == ""
+
+
+async def test_a_rebalance_that_leaves_a_partition_does_not_keep_its_commits() -> None:
+    """The client may not have carried out the newer assignment yet: what it keeps was its own all the time."""
+    async with crowd() as those:
+        first = those.add()
+        await those.settled(3)
+        generation = first.generation
+        those.add()
+        await those.settled(2, 1)
+        (kept, *_) = sorted(first.owned)
+        assert first.generation > generation
+        assert await first.commit(kept, 7, generation) == ""
 
 
 async def test_a_group_that_turns_eager_takes_everything_from_members_that_were_cooperative() -> None:

@@ -243,8 +243,13 @@ class CommitSession(_message.Message):
 
     COMMIT_ID_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     commit_id: _builtins.int
     """Chosen by the caller, to tell the answers apart."""
+    generation: _builtins.int
+    """Of the newest assignment that the client goes by. A partition that the member lost, and was given again in a later generation,
+    is refused: another member may have gone on with it meanwhile. Where it is missing, the newest that was told counts.
+    """
     @_builtins.property
     def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewOffset]: ...
     def __init__(
@@ -252,12 +257,15 @@ class CommitSession(_message.Message):
         *,
         commit_id: _builtins.int = ...,
         offsets: _abc.Iterable[Global___NewOffset] | None = ...,
+        generation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_id", b"commit_id", "offsets", b"offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "commit_id", b"commit_id", "generation", b"generation", "offsets", b"offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
 
 Global___CommitSession: _TypeAlias = CommitSession  # noqa: Y015
 
