@@ -14,6 +14,9 @@ FRAME_PAYLOAD_BYTES_MAX = 8 << 20
 """Payload of one frame to a peer, unless a single message is larger."""
 FRAME_PAYLOADS_MAX = 32_768
 """Entries in one frame to a peer; links take twice as many."""
+FRAME_ITEMS_MAX = 8_192
+"""Messages, leaderships and wakings in one frame to a peer. The largest, an Append of eight large numbers, takes 120 bytes: all
+of them, and the sizes of the payloads, a sixth of what an envelope may. More would keep the peer from hearing others."""
 
 
 class PeerWindows:
@@ -43,14 +46,25 @@ class Mail:
         """Add a message of one member to another."""
         payloads = [entry.data for entry in message.entries] if isinstance(message, Append) else []
         size = sum(map(len, payloads))
-        frames = self._frames.setdefault(node_of(recipient), [_Frame()])
-        if not frames[-1].has_room(len(payloads), size):
-            frames.append(_Frame())
-        frames[-1].add(to_wire(group, sender, recipient, message), payloads, size)
+        self._frame(node_of(recipient), len(payloads), size).add(to_wire(group, sender, recipient, message), payloads, size)
 
     def announce(self, node_id: int, leaderships: Iterable[pb.Leadership]) -> None:
         """Tell a peer who leads."""
-        self.turn(node_id).leaderships.extend(leaderships)
+        for one in leaderships:
+            self._frame(node_id).turn.leaderships.append(one)
+
+    def woken(self, node_id: int, groups: Iterable[int]) -> None:
+        """Tell a peer which groups do not sleep any more, behind all messages that were posted so far."""
+        for group in groups:
+            self._frame(node_id).turn.woken.append(group)
+
+    def _frame(self, node_id: int, payloads: int = 0, size_bytes: int = 0) -> _Frame:
+        """The last frame for a peer, with one more item on it; another one where it has no room for that."""
+        frames = self._frames.setdefault(node_id, [_Frame()])
+        if not frames[-1].has_room(payloads, size_bytes):
+            frames.append(_Frame())
+        frames[-1].items += 1
+        return frames[-1]
 
     def __bool__(self) -> bool:
         return bool(self._frames)
@@ -73,16 +87,17 @@ class Mail:
 
 
 class _Frame:
-    __slots__ = ("payload_bytes", "payloads", "turn")
+    __slots__ = ("items", "payload_bytes", "payloads", "turn")
 
     def __init__(self) -> None:
         self.turn = pb.Turn()
         self.payloads: list[bytes] = []
-        self.payload_bytes = 0
+        self.payload_bytes = self.items = 0
 
     def has_room(self, count: int, size_bytes: int) -> bool:
-        return not self.payloads or (
-            len(self.payloads) + count <= FRAME_PAYLOADS_MAX and self.payload_bytes + size_bytes <= FRAME_PAYLOAD_BYTES_MAX
+        return self.items < FRAME_ITEMS_MAX and (
+            not self.payloads
+            or (len(self.payloads) + count <= FRAME_PAYLOADS_MAX and self.payload_bytes + size_bytes <= FRAME_PAYLOAD_BYTES_MAX)
         )
 
     def add(self, wire: pb.RaftMessage, payloads: list[bytes], size_bytes: int) -> None:

@@ -219,7 +219,7 @@ class Quiescence:
     def post(self, mail: Mail) -> None:
         """Add to a turn's frames what is to be said of all that sleep."""
         for node_id, groups in self._withdrawn.items():
-            mail.turn(node_id).woken.extend(groups)
+            mail.woken(node_id, groups)
         self._withdrawn = {}
         now_s = self._clock.monotonic_s()
         for node_id, telling in self._telling.items():
