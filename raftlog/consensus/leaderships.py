@@ -22,6 +22,11 @@ class Leaderships:
         if term >= self.term(group):
             self._known[group] = (term, leader)
 
+    def hear(self, turn: pb.Turn) -> None:
+        """Learn what a peer announces."""
+        for one in turn.leaderships:
+            self.learn(one.group, one.term, one.leader_node_id)
+
     def announce(self, group: int, term: int) -> None:
         """This node leads; the next turn tells everybody."""
         self.learn(group, term, self._node_id)

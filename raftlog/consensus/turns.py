@@ -9,7 +9,7 @@ Rules:
 
 1. Votes, vote requests and acknowledgements leave after the commit of their turn; appends and heartbeats before it, unless
    the turn changed that group's term or vote (then nothing leaves before it is durable).
-2. No turn runs while a commit is under way; ``early`` and ``acks`` say what happens meanwhile. Messages leave in turn order.
+2. No turn runs while a commit is under way: see ``early``, ``acks`` and ``inbox``. Messages leave in turn order.
 3. Progress and state machine rows never start a commit: they ride on the next, or follow within ``LAZY_FLUSH_S``.
 4. Links that come up and go down are handled in the order of the frames around them.
 5. A group whose snapshot is not durable yet is suspended: it hears, does and writes nothing until it begins again from that.
@@ -19,7 +19,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -35,6 +34,7 @@ from raftlog.consensus.dropped import Drops
 from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
+from raftlog.consensus.inbox import Inbox
 from raftlog.consensus.journal import GroupJournal
 from raftlog.consensus.leaderships import Leaderships
 from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
@@ -60,8 +60,6 @@ log = structlog.get_logger()
 
 LAZY_FLUSH_S = 0.05
 """Progress and rows reach the disk this soon when nothing else takes them along."""
-TURN_BYTES_MAX = 8 << 20
-"""A turn stops delivering when its batch is this large; the rest is the next turn's."""
 _crash_before_send = failpoints.point("turn-before-send")
 _crash_after_send = failpoints.point("turn-after-send")
 _crash_before_release = failpoints.point("turn-before-release")
@@ -88,7 +86,7 @@ class Turns:
         self._elections = Elections()
         self._touched: dict[int, Group] = {}
         self._links: dict[int, float] = {}  # node → since when there is a link to it
-        self._inbox: deque[tuple[int, pb.Turn | bool, list[bytes]]] = deque()
+        self._inbox = Inbox()
         self._held = Mail()
         self.early = Early(config.send_early_bytes, peers, self._send_entries)
         self.acks = Acks(self._groups, guarded=self._guarded, touch=self.touch, fail=self._give_up)
@@ -216,19 +214,19 @@ class Turns:
 
     def on_connected(self, node_id: int) -> None:
         """A link is up."""
-        self._inbox.append((node_id, True, []))
+        self._inbox.link(node_id, up=True)
         self._wake()
 
     def on_disconnected(self, node_id: int) -> None:
         """A link is down."""
-        self._inbox.append((node_id, False, []))
+        self._inbox.link(node_id, up=False)
         self._wake()
 
     def on_turn(self, node_id: int, turn: pb.Turn, payloads: list[bytes]) -> None:
         """A peer's turn has arrived."""
         if self._in_flight is not None and not self._closed and self.acks.take(node_id, turn):
             return
-        self._inbox.append((node_id, turn, payloads))
+        self._inbox.turn(node_id, turn, payloads)
         self._wake()
 
     # ---- group.Shell
@@ -289,19 +287,14 @@ class Turns:
         self._fail(error)
 
     def _deliver(self) -> None:
-        while self._inbox and self.batch.size_bytes < TURN_BYTES_MAX:
-            node_id, item, payloads = self._inbox.popleft()
+        for node_id, item, payloads in self._inbox.take(lambda: self.batch.size_bytes):
             if isinstance(item, bool):
                 self._link_changed(node_id, up=item)
-                continue
-            at = 0
-            for wire in item.raft:
-                count = wire.append_entries.entry_count if wire.HasField("append_entries") else 0
-                self._receive(node_id, wire, payloads[at : at + count], count)
-                at += count
-            for leadership in item.leaderships:
-                self._leaderships.learn(leadership.group, leadership.term, leadership.leader_node_id)
-            self.quiescence.on_turn(node_id, item)
+            elif isinstance(item, pb.RaftMessage):
+                self._receive(node_id, item, payloads, item.append_entries.entry_count)
+            else:
+                self._leaderships.hear(item)
+                self.quiescence.on_turn(node_id, item)
 
     def _receive(self, node_id: int, wire: pb.RaftMessage, payloads: list[bytes], count: int) -> None:
         group = self._groups.get(wire.group)

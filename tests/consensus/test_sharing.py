@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftlog.consensus import turns as turns_module
+from raftlog.consensus import inbox as inbox_module
 from raftlog.consensus.group import HAND_OVER_S, Group
 from raftlog.consensus.turns import Turns
 from raftlog.core.entry import Entry, EntryHeader, EntryKind, encode
@@ -88,7 +88,7 @@ def test_frames_are_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_turn_delivers_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What arrives while the disk is slow becomes several transactions, none much above the limit, and nothing is lost."""
-    monkeypatch.setattr(turns_module, "TURN_BYTES_MAX", 10_000)
+    monkeypatch.setattr(inbox_module, "TURN_BYTES_MAX", 10_000)
 
     async def scenario(world: World) -> None:
         leader, _, group = await led(world)
