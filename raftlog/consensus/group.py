@@ -426,6 +426,13 @@ class Group:
                     return
             del self._barriers[0]
 
+    def stop_leading(self) -> None:
+        """End its leadership outside of a turn (``standstill``): tell who waits for it, and let the next turn go on."""
+        self.member.stop_leading()
+        self.settle_barriers()
+        self.machine.progressed()
+        self._shell.touch(self)
+
     def take_progress(self) -> tuple[tuple[int, int, bytes], bytes] | None:
         """The lazy row to write, if it changed."""
         if not self.journal.progress_dirty:

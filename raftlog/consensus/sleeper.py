@@ -71,13 +71,24 @@ class Sleeper(Member):
         least, most = self._times.election_min_s, self._times.election_max_s
         return least + (most - least) * self._ambience.rng.random()
 
-    # ---- between ticks
+    # ---- between ticks (see early and standstill)
 
     def send_entries(self) -> None:
         """As leader: send the followers what they lack. One that sleeps wakes first, with the next tick."""
         if not self.asleep:
             self._ambience.enter()
             self.sender.send(self.term(), self._now(), heartbeat=False)
+
+    def doubts(self) -> bool:
+        """As leader: whether a majority has been silent for so long that the next tick would end its leadership."""
+        fallback_s, heard_s, others = self._times.fallback_s, self.heard_s(), self._electorate.others
+        heard = sum(1 for other in others if heard_s[other] < fallback_s) + self._electorate.votes
+        return self._guards.pre_vote and bool(others) and not self._electorate.majority(heard)
+
+    def stop_leading(self) -> None:
+        """Lead no more in its own eyes, as when it doubts: nothing that is durable changes."""
+        self._ambience.enter()
+        self._give_up()
 
     # ---- falling asleep
 

@@ -9,7 +9,7 @@ Rules:
 
 1. Votes, vote requests and acknowledgements leave after the commit of their turn; appends and heartbeats before it, unless
    the turn changed that group's term or vote (then nothing leaves before it is durable).
-2. No turn runs while a commit is under way: see ``early``, ``acks`` and ``inbox``. Messages leave in turn order.
+2. No turn runs while a commit is under way: see ``early``, ``acks``, ``inbox`` and ``standstill``. Messages leave in turn order.
 3. Progress and state machine rows never start a commit: they ride on the next, or follow within ``LAZY_FLUSH_S``.
 4. Links that come up and go down are handled in the order of the frames around them.
 5. A group whose snapshot is not durable yet is suspended: it hears, does and writes nothing until it begins again from that.
@@ -45,6 +45,7 @@ from raftlog.consensus.port import StateMachine
 from raftlog.consensus.quiescence import Quiescence
 from raftlog.consensus.sleeper import Sleeper
 from raftlog.consensus.snapshot import Image
+from raftlog.consensus.standstill import Standstill
 from raftlog.consensus.tail import TailCache
 from raftlog.core import failpoints
 from raftlog.core.clock import Clock
@@ -101,6 +102,7 @@ class Turns:
         self.snapshot_progress: Callable[[int, int], tuple[int, int]] = lambda *_: (0, 0)
         self._lazy_due_s, self._closed = NEVER_S, False
         self._leaderships = Leaderships(node_id)
+        self.standstill = Standstill(self._groups, clock, self._patience, self._leaderships, self.quiescence, fail=self._give_up)
         self._scheduled: asyncio.Handle | None = None
 
     # ---- port.Consensus
@@ -224,8 +226,10 @@ class Turns:
 
     def on_turn(self, node_id: int, turn: pb.Turn, payloads: list[bytes]) -> None:
         """A peer's turn has arrived."""
-        if self._in_flight is not None and not self._closed and self.acks.take(node_id, turn):
-            return
+        if self._in_flight is not None and not self._closed:
+            if self.acks.take(node_id, turn):
+                return
+            self.standstill.hear(turn)
         self._inbox.turn(node_id, turn, payloads)
         self._wake()
 
@@ -431,6 +435,7 @@ class Turns:
             return
         self._in_flight, self.batch = self.batch, WriteBatch()
         self.early.commit_begins()
+        self.standstill.commit_begins()
         self._syncing_flies, self._syncing = self._syncing, []
         self._store.commit(self._in_flight, self._committed)
 
@@ -443,6 +448,7 @@ class Turns:
 
     def _committed(self) -> None:
         batch, self._in_flight = self._in_flight, None
+        self.standstill.commit_ends()
         assert batch is not None
         if self._closed:
             return
@@ -486,6 +492,7 @@ class Turns:
         """End all groups; what is being committed is still written."""
         self._closed = True
         self._alarm.stop()
+        self.standstill.stop()
         for handle in (self._scheduled, *self._syncing, *self._syncing_flies):
             if handle is not None:
                 handle.cancel()
