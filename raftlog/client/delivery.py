@@ -212,8 +212,8 @@ class Delivery:
     def _look_elsewhere(self, queue: PartitionQueue, error: RaftlogError, address: str) -> None:
         if isinstance(error, NotLeaderError) and error.hint is not None and self._routing.apply_hint(queue.tp, error.hint):
             return
-        if isinstance(error, IndeterminateError):
-            self._routing.avoid(address)
+        if isinstance(error, (IndeterminateError, StorageFullError)):
+            self._routing.avoid(address)  # also where its disk is full: whether it still leads, others know better
         self._find_leaders(queue.tp.topic)
 
     def _acknowledge(self, queue: PartitionQueue, batch: Batch, first: RecordMetadata) -> None:

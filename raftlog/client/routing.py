@@ -7,6 +7,7 @@ Rules:
 2. A hint from a node that was asked in vain is taken at once, by the same rule.
 3. One refresh of a topic runs at a time, however many want it.
 4. A node that does not answer is asked last; a call goes from node to node until its time is up, with a wait after each round.
+   One whose answer about a topic brings no news lets the others that answer be asked before it: it may be behind for long.
 5. What is known of a topic is as old as the question that told it: whoever needs it younger asks anew, for others add partitions.
 """
 
@@ -85,6 +86,8 @@ class Routing:
     ) -> None:
         self._connections = connections
         self._addresses: list[str] = list(seeds)
+        self._avoided: set[str] = set()
+        """Those that failed and have not answered since; they stand behind the others."""
         self._seeds = tuple(seeds)
         self._tasks = tasks
         self._rng = rng
@@ -179,7 +182,7 @@ class Routing:
         while True:
             asked_at_s = loop.time()
             try:
-                answer = await self.any_node(self._describe(name), timeout_s=timeout_s, forward=loop.time() < give_up_at)
+                answer, address = await self.any_node(self._describe(name), timeout_s=timeout_s, forward=loop.time() < give_up_at)
             except UnknownTopicOrPartitionError as error:
                 attempt += 1
                 wait_s = backoff_s(attempt, self._rng)
@@ -191,19 +194,21 @@ class Routing:
             except RaftlogError as error:
                 return error
             else:
-                self._take(name, answer.topic, asked_at_s)
+                if not self._take(name, answer.topic, asked_at_s):
+                    self._let_others(address)
                 self._told(name)
                 await self._refresh_nodes()
                 return None
 
     @staticmethod
-    def _describe(name: str) -> Callable[[Node, float], Awaitable[DescribeTopicResponse]]:
-        async def call(node: Node, timeout_s: float) -> DescribeTopicResponse:
-            return await node.topics.DescribeTopic(DescribeTopicRequest(name=name), timeout=timeout_s)
+    def _describe(name: str) -> Callable[[Node, float], Awaitable[tuple[DescribeTopicResponse, str]]]:
+        async def call(node: Node, timeout_s: float) -> tuple[DescribeTopicResponse, str]:
+            return await node.topics.DescribeTopic(DescribeTopicRequest(name=name), timeout=timeout_s), node.address
 
         return call
 
-    def _take(self, name: str, wire: WireTopic, asked_at_s: float) -> None:
+    def _take(self, name: str, wire: WireTopic, asked_at_s: float) -> bool:
+        """Take an answer over; whether it told of another leader, or of partitions."""
         known = self._topics.get(name)
         old = known.leaders if known is not None and known.topic_id == wire.topic_id else []
         leaders = [Leader(0, "", 0) for _ in wire.partitions]
@@ -214,6 +219,7 @@ class Routing:
                 if p.leader_epoch > leader.epoch or (p.leader_epoch == leader.epoch and p.leader_address):
                     leaders[p.partition] = Leader(p.leader, p.leader_address, p.leader_epoch)
         self._topics[name] = KnownTopic(wire.topic_id, leaders, asked_at_s)
+        return leaders != old
 
     def _told(self, name: str) -> None:
         for listener in list(self.listeners):
@@ -252,6 +258,13 @@ class Routing:
         if address in self._addresses:
             self._addresses.remove(address)
             self._addresses.append(address)
+            self._avoided.add(address)
+
+    def _let_others(self, address: str) -> None:
+        """Ask the other nodes that answer before ``address``: not those that do not, for that would take its time."""
+        if address in self._addresses:
+            self._addresses.remove(address)
+            self._addresses.insert(sum(other not in self._avoided for other in self._addresses), address)
 
     async def any_node(
         self,
@@ -281,7 +294,9 @@ class Routing:
         while (left := deadline - loop.time()) > 0:
             address = self._addresses[0]
             try:
-                return await call(self._connections.node(address), min(left, attempt_timeout_s))
+                answer = await call(self._connections.node(address), min(left, attempt_timeout_s))
+                self._avoided.discard(address)
+                return answer
             except grpc.aio.AioRpcError as rpc_error:
                 error = from_rpc_error(rpc_error, address)
             tried += 1

@@ -181,6 +181,8 @@ class FakeNode(LogServiceServicer, TopicServiceServicer, ClusterServiceServicer)
         self.first_version = False
         """It knows no call that came later."""
         """It is about to stop: its publish streams read no more, and say so."""
+        self.stale: dict[str, topic_pb.Topic] = {}
+        """What it says of these topics, whatever has become of them."""
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -316,7 +318,7 @@ class FakeNode(LogServiceServicer, TopicServiceServicer, ClusterServiceServicer)
 
     async def DescribeTopic(self, request: topic_pb.DescribeTopicRequest, context: Any) -> topic_pb.DescribeTopicResponse:
         try:
-            answer = topic_pb.DescribeTopicResponse(topic=self.cluster.describe(request.name))
+            answer = topic_pb.DescribeTopicResponse(topic=self.stale.get(request.name) or self.cluster.describe(request.name))
         except RaftlogError as error:
             await _abort(context, error)
         if request.offsets:

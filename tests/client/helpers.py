@@ -21,6 +21,11 @@ def client_of(cluster: FakeCluster, *, request_timeout_s: float = 5.0) -> Client
     return Client(cluster.brokers, request_timeout_s=request_timeout_s, rng=random.Random(1))
 
 
+def first_asked(cluster: FakeCluster, client: Client) -> FakeNode:
+    """The node that the client asks next."""
+    return next(node for node in cluster.nodes.values() if node.address == client._routing.addresses[0])
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition`` holds; the test's own timeout bounds it."""
     while not condition():

@@ -28,6 +28,7 @@ class Described:
     def __init__(self) -> None:
         self.gate = asyncio.get_running_loop().create_future()
         self.topics = self
+        self.address = NOWHERE
         self.asked = 0
 
     async def DescribeTopic(self, request: DescribeTopicRequest, timeout: float) -> DescribeTopicResponse:  # noqa: ASYNC109

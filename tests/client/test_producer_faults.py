@@ -23,7 +23,7 @@ from raftlog.errors import (
 )
 
 from .fake_cluster import FakeCluster, FakeNode, FakePartition
-from .helpers import Script, client_of, numbered, until, values
+from .helpers import Script, client_of, first_asked, numbered, until, values
 
 
 def assert_stored_once_in_order(partitions: list[FakePartition], acknowledged: list[RecordMetadata], count: int) -> None:
@@ -185,6 +185,24 @@ async def test_what_was_certainly_refused_until_the_deadline_says_why() -> None:
         with pytest.raises(LeaderNotAvailableError):
             await producer.publish("t", b"x")
         assert values(partition) == numbered(1)
+
+
+async def test_a_node_whose_disk_is_full_is_not_asked_again_who_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the one that has not heard that another leads instead of it, and says for ever that it does."""
+    async with FakeCluster(3) as cluster, client_of(cluster) as client, client.producer() as producer:
+        (partition,) = cluster.topic("t")
+        first = first_asked(cluster, client)
+        cluster.elect(partition, first.number)
+        await producer.publish("t", b"0")
+        first.stale["t"] = cluster.describe("t")
+
+        def full(topic: str, number: int, *, direct: bool = True) -> FakePartition:
+            raise StorageFullError("full", retry_after_ms=20)
+
+        monkeypatch.setattr(first, "_led", full)
+        cluster.elect(partition, first.number % 3 + 1)
+        assert (await producer.publish("t", b"1")).offset == 1
+        assert values(partition) == numbered(2)
 
 
 async def test_a_producer_tells_what_it_waits_for() -> None:

@@ -17,7 +17,7 @@ from raftlog.records.batch import Record, encode
 from raftlog.records.partitioner import partition_of
 
 from .fake_cluster import FakeCluster, FakeNode
-from .helpers import client_of, start, until
+from .helpers import client_of, first_asked, start, until
 from .test_consumer import fill
 
 MOVED_KEY = next(key for key in (b"%d" % number for number in range(100)) if partition_of(key, 4) >= 2)
@@ -158,3 +158,33 @@ async def test_an_age_must_be_positive() -> None:
     async with FakeCluster(1) as cluster, client_of(cluster) as client:
         with pytest.raises(InvalidConfigError, match="metadata_max_age_s"):
             client.producer(metadata_max_age_s=0)
+
+
+async def test_a_node_that_is_behind_misleads_nobody_for_ever() -> None:
+    """It answers, and what it says was so once: an answer without news lets another node be asked the next time."""
+    async with FakeCluster() as cluster, client_of(cluster) as client:
+        (partition,) = cluster.topic("t")
+        first = first_asked(cluster, client)
+        first.stale["t"] = cluster.describe("t")
+        for _ in range(2):
+            assert await client._routing.refresh("t") is None
+        cluster.elect(partition, first.number % 3 + 1)
+        assert await client._routing.refresh("t") is None
+        assert client._routing.leader_address(partition.tp) == cluster.nodes[first.number % 3 + 1].address
+
+
+async def test_a_node_that_does_not_answer_is_not_asked_in_turn() -> None:
+    """Those that do answer are asked one after the other, and it is last whatever they say, until they fail as well."""
+    async with FakeCluster() as cluster, client_of(cluster) as client:
+        cluster.topic("t")
+        routing, first = client._routing, first_asked(cluster, client)
+        await first.stop()
+        for _ in range(6):
+            assert await routing.refresh("t") is None
+            assert routing.addresses[-1] == first.address
+        await first.start()
+        for node in cluster.nodes.values():
+            if node is not first:
+                await node.stop()
+        assert await routing.refresh("t", timeout_s=5.0) is None
+        assert routing.addresses[0] == first.address
