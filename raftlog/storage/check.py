@@ -20,7 +20,8 @@ from raftlog.storage import identity, layout
 from raftlog.storage.data_directory import IDENTITY_FILE
 from raftlog.storage.datafile import opened
 from raftlog.storage.environment import data_file, missing
-from raftlog.storage.pages import Broken, Leaf, PageFile, Tree
+from raftlog.storage.page_format import Tree
+from raftlog.storage.pages import Broken, Leaf, PageFile
 from raftlog.storage.reader import check_place
 from raftlog.storage.transaction import Condemned
 

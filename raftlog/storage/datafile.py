@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raftlog.errors import UnreadableLogError
-from raftlog.storage.pages import ADVICE, PageFile
+from raftlog.storage.page_format import ADVICE
+from raftlog.storage.pages import PageFile
 
 
 def check_data_file(path: Path) -> None:

@@ -21,7 +21,7 @@ import lmdb
 from raftlog.errors import DataDirectoryError, FatalError, StorageFailedError, UnreadableLogError
 from raftlog.storage import layout
 from raftlog.storage.datafile import check_data_file
-from raftlog.storage.pages import ADVICE
+from raftlog.storage.page_format import ADVICE
 
 LOG_DIR = "log"
 DATA_FILE = "data.mdb"

@@ -5,56 +5,36 @@ makes no sense, is a SIGBUS or SIGSEGV. Here a page is read, its header and its 
 item like any other: the walk goes on beside it. The newer of the file's two meta pages says where the trees begin and which
 page is the last that was ever handed out; pages up to that one may be missing at the end, if no tree refers to them.
 
-The layout is that of LMDB 0.9 on a 64-bit machine (``mdb.c``: MDB_page, MDB_node, MDB_meta, MDB_db; data version 1), in the
-machine's own byte order. An environment of another version is refused as of a newer format.
+The layout is ``raftlog.storage.page_format``'s.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from raftlog.errors import NewerFormatError, UnreadableLogError
-
-_MAGIC = 0xBEEFC0DE
-_DATA_VERSION = 1
-_PAGE_HEADER = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
-_PAGE_HEADER_SIZE = 16
-_META_FRONT = struct.Struct("=IIQQ")  # magic, version, address, map size
-_DB = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, branch, leaf and overflow pages, entries, root
-_META_TAIL = struct.Struct("=QQ")  # last page, transaction id
-_NODE = struct.Struct("=HHHH")  # low, high, flags, key size
-_NUMBER = struct.Struct("=Q")
-_BRANCH, _LEAF, _OVERFLOW = 0x01, 0x02, 0x04
-_KINDS = _BRANCH | _LEAF | _OVERFLOW
-_BIG_VALUE, _SUB_DATABASE = 0x01, 0x02
-_NO_PAGE = (1 << 64) - 1
-_META_SIZE = _PAGE_HEADER_SIZE + _META_FRONT.size + 2 * _DB.size + _META_TAIL.size
-
-ADVICE = "Restore it from a copy, or remove this data directory and let the node join the cluster again as a new one."
-
-
-class Tree(NamedTuple):
-    """A database by its own account of itself: the page of its root, its flags, and how deep it is, pages and items it has."""
-
-    root: int
-    flags: int
-    depth: int
-    pages: int
-    items: int
-
-
-class Meta(NamedTuple):
-    """What the newest meta page says."""
-
-    page_size: int
-    free: Tree
-    main: Tree
-    last_page: int
-    transaction: int
+from raftlog.storage.page_format import (
+    BIG_VALUE,
+    BRANCH,
+    INTEGER_KEYS,
+    KINDS,
+    LEAF,
+    NO_PAGE,
+    NODE,
+    NUMBER,
+    OVERFLOW,
+    PAGE_HEADER,
+    PAGE_HEADER_SIZE,
+    SUB_DATABASE,
+    PageError,
+    Tree,
+    newest_meta,
+    tree_of,
+)
 
 
 class Leaf(NamedTuple):
@@ -95,10 +75,6 @@ class _Node(NamedTuple):
     """Bytes of the page that the node takes."""
 
 
-class _PageError(Exception):
-    """A page is not what its tree says it is."""
-
-
 class PageFile:
     """An open data file.
 
@@ -110,7 +86,7 @@ class PageFile:
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
         self.path = path
-        self.meta = self._newest_meta()
+        self.meta = newest_meta(fd, path)
         self.pages = os.fstat(fd).st_size // self.meta.page_size
         """Whole pages of the file."""
         self._seen = bytearray(self.pages)
@@ -133,24 +109,26 @@ class PageFile:
                 for node in nodes:
                     if is_branch:
                         todo.append(node.child)
-                    elif node.flags & _BIG_VALUE:
+                    elif node.flags & BIG_VALUE:
                         self._claim(*self._extent(page, node))
-                    elif node.flags & _SUB_DATABASE:
-                        todo.append(_tree_of(page[node.at : node.at + node.size]).root)
-            except _PageError as error:
+                    elif node.flags & SUB_DATABASE:
+                        todo.append(tree_of(page[node.at : node.at + node.size]).root)
+            except PageError as error:
                 yield Broken(number, str(error))
 
     def leaves(self, tree: Tree) -> Iterator[Leaf | Broken]:
-        """A tree's items with their values, in order of key, and what is wrong in between."""
+        """A tree's items with their values, in order of key, and what is wrong in between. Numbers as keys are big-endian here."""
         before = self._claimed
-        todo = [_Place(tree.root, 1, b"", None)] if tree.root != _NO_PAGE else []
+        todo = [_Place(tree.root, 1, b"", None)] if tree.root != NO_PAGE else []
         whole = True
         while todo:
             place = todo.pop()
             try:
                 page, is_branch, nodes = self._tree_page(place.number)
+                if tree.flags & INTEGER_KEYS and sys.byteorder == "little":
+                    nodes = [node._replace(key=node.key[::-1]) for node in nodes]  # so that their bytes are in order as well
                 _check_order(place, nodes, is_branch, tree.depth)
-            except _PageError as error:
+            except PageError as error:
                 whole = False
                 yield Broken(place.number, str(error), place.low)
                 continue
@@ -160,11 +138,11 @@ class PageFile:
             for node in nodes:
                 try:
                     value = self._value(page, node)
-                except _PageError as error:
+                except PageError as error:
                     whole = False
                     yield Broken(place.number, str(error), node.key)
                 else:
-                    yield Leaf(node.key, value, bool(node.flags & _SUB_DATABASE))
+                    yield Leaf(node.key, value, bool(node.flags & SUB_DATABASE))
         pages = self._claimed - before
         if whole and pages != tree.pages:
             yield Broken(tree.root, f"the tree at page {tree.root} has {pages} pages, and should have {tree.pages}")
@@ -176,8 +154,8 @@ class PageFile:
                 yield item
             elif item.is_tree:
                 try:
-                    yield item.key, _tree_of(item.value)
-                except _PageError as error:
+                    yield item.key, tree_of(item.value)
+                except PageError as error:
                     yield Broken(self.meta.main.root, str(error), item.key)
 
     def free_pages(self) -> Iterator[Broken]:
@@ -199,101 +177,75 @@ class PageFile:
                 elif number < self.pages:
                     self._seen[number] = 1
 
-    def _newest_meta(self) -> Meta:
-        first = self._meta_at(0)
-        if first is None:
-            raise UnreadableLogError(f"{self.path} is not an LMDB data file, or its first page is damaged. {ADVICE}")
-        second = self._meta_at(first.page_size)
-        return first if second is None or first.transaction > second.transaction else second
-
-    def _meta_at(self, offset: int) -> Meta | None:
-        data = os.pread(self._fd, _META_SIZE, offset)
-        if len(data) < _META_SIZE:
-            return None
-        magic, version, _, _ = _META_FRONT.unpack_from(data, _PAGE_HEADER_SIZE)
-        if magic != _MAGIC:
-            return None
-        if version != _DATA_VERSION:
-            raise NewerFormatError(
-                f"{self.path} has LMDB's data version {version}; this version of raftlog reads version {_DATA_VERSION}"
-            )
-        at = _PAGE_HEADER_SIZE + _META_FRONT.size
-        page_size = _DB.unpack_from(data, at)[0]
-        free, main = _tree_of(data[at : at + _DB.size]), _tree_of(data[at + _DB.size : at + 2 * _DB.size])
-        last_page, transaction = _META_TAIL.unpack_from(data, at + 2 * _DB.size)
-        if page_size < 512 or page_size & (page_size - 1):
-            return None
-        return Meta(page_size, free, main, last_page, transaction)
-
     def _tree_page(self, number: int) -> tuple[bytes, bool, list[_Node]]:
         """A page of a tree, whether it is a branch, and its nodes."""
-        if number == _NO_PAGE:
+        if number == NO_PAGE:
             return b"", False, []
         self._claim(number, 1)
         size = self.meta.page_size
         page = os.pread(self._fd, size, number * size)
         if len(page) < size:
             raise self._cut_short(number)
-        own, _, flags, lower, upper = _PAGE_HEADER.unpack_from(page)
-        is_branch = flags & _KINDS == _BRANCH
-        if own != number or not (is_branch or flags & _KINDS == _LEAF):
-            raise _PageError(f"page {number} is not the tree's page that belongs there")
-        if not _PAGE_HEADER_SIZE <= lower <= upper <= size or lower % 2:
-            raise _PageError(f"page {number} is damaged")
-        offsets = struct.unpack_from(f"={(lower - _PAGE_HEADER_SIZE) // 2}H", page, _PAGE_HEADER_SIZE)
+        own, _, flags, lower, upper = PAGE_HEADER.unpack_from(page)
+        is_branch = flags & KINDS == BRANCH
+        if own != number or not (is_branch or flags & KINDS == LEAF):
+            raise PageError(f"page {number} is not the tree's page that belongs there")
+        if not PAGE_HEADER_SIZE <= lower <= upper <= size or lower % 2:
+            raise PageError(f"page {number} is damaged")
+        offsets = struct.unpack_from(f"={(lower - PAGE_HEADER_SIZE) // 2}H", page, PAGE_HEADER_SIZE)
         nodes = [_node_of(page, number, offset, upper, is_branch) for offset in offsets]
         if sum(node.stored for node in nodes) != size - upper:
-            raise _PageError(f"page {number} is damaged")  # nodes overlap, or there is something between them
+            raise PageError(f"page {number} is damaged")  # nodes overlap, or there is something between them
         return page, is_branch, nodes
 
     def _value(self, page: bytes, node: _Node) -> bytes:
-        if not node.flags & _BIG_VALUE:
+        if not node.flags & BIG_VALUE:
             return page[node.at : node.at + node.size]
         first, count = self._extent(page, node)
         self._claim(first, count)
-        data = os.pread(self._fd, _PAGE_HEADER_SIZE + node.size, first * self.meta.page_size)
-        if len(data) < _PAGE_HEADER_SIZE + node.size:
+        data = os.pread(self._fd, PAGE_HEADER_SIZE + node.size, first * self.meta.page_size)
+        if len(data) < PAGE_HEADER_SIZE + node.size:
             raise self._cut_short(first + count - 1)
-        own, _, flags, _, _ = _PAGE_HEADER.unpack_from(data)
-        if own != first or flags & _KINDS != _OVERFLOW:
-            raise _PageError(f"page {first} is not the value's page that belongs there")
-        return data[_PAGE_HEADER_SIZE:]
+        own, _, flags, _, _ = PAGE_HEADER.unpack_from(data)
+        if own != first or flags & KINDS != OVERFLOW:
+            raise PageError(f"page {first} is not the value's page that belongs there")
+        return data[PAGE_HEADER_SIZE:]
 
     def _extent(self, page: bytes, node: _Node) -> tuple[int, int]:
         """The first page of a value outside of its tree's pages, and how many it takes."""
-        count = -(-(_PAGE_HEADER_SIZE + node.size) // self.meta.page_size)
-        return _NUMBER.unpack_from(page, node.at)[0], count
+        count = -(-(PAGE_HEADER_SIZE + node.size) // self.meta.page_size)
+        return NUMBER.unpack_from(page, node.at)[0], count
 
     def _claim(self, first: int, count: int) -> None:
         """Note pages as used by a tree."""
         if first + count > self.pages:
             raise self._cut_short(first + count - 1)
         if first < 2 or any(self._seen[first : first + count]):
-            raise _PageError(f"page {first} is used twice")
+            raise PageError(f"page {first} is used twice")
         if first + count - 1 > self.meta.last_page:
-            raise _PageError(f"page {first + count - 1} is in use, and was never handed out")
+            raise PageError(f"page {first + count - 1} is in use, and was never handed out")
         self._seen[first : first + count] = b"\1" * count
         self._claimed += count
 
-    def _cut_short(self, number: int) -> _PageError:
-        return _PageError(f"it is cut short: page {number} is in use, the file ends at page {self.pages}")
+    def _cut_short(self, number: int) -> PageError:
+        return PageError(f"it is cut short: page {number} is in use, the file ends at page {self.pages}")
 
 
 def _node_of(page: bytes, number: int, offset: int, upper: int, is_branch: bool) -> _Node:
-    if offset < upper or offset + _NODE.size > len(page):
-        raise _PageError(f"page {number} is damaged")
-    low, high, flags, key_size = _NODE.unpack_from(page, offset)
-    key_at = offset + _NODE.size
+    if offset < upper or offset + NODE.size > len(page):
+        raise PageError(f"page {number} is damaged")
+    low, high, flags, key_size = NODE.unpack_from(page, offset)
+    key_at = offset + NODE.size
     at = key_at + key_size
     key = page[key_at:at]
     if is_branch:
         if at > len(page):
-            raise _PageError(f"page {number} is damaged")
+            raise PageError(f"page {number} is damaged")
         return _Node(key, low | high << 16 | flags << 32, 0, 0, at, _even(at - offset))
     size = low | high << 16
-    end = at + (_NUMBER.size if flags & _BIG_VALUE else size)
-    if end > len(page) or flags & ~(_BIG_VALUE | _SUB_DATABASE):
-        raise _PageError(f"page {number} is damaged")
+    end = at + (NUMBER.size if flags & BIG_VALUE else size)
+    if end > len(page) or flags & ~(BIG_VALUE | SUB_DATABASE):
+        raise PageError(f"page {number} is damaged")
     return _Node(key, 0, size, flags, at, _even(end - offset))
 
 
@@ -304,16 +256,16 @@ def _even(size: int) -> int:
 def _check_order(place: _Place, nodes: list[_Node], is_branch: bool, depth: int) -> None:
     """Whether a page has its keys where a search looks for them. The first key of a branch is not looked at by any."""
     if is_branch == (place.depth == depth) or not nodes:
-        raise _PageError(f"page {place.number} is not the tree's page that belongs there")
+        raise PageError(f"page {place.number} is not the tree's page that belongs there")
     last = place.low
     for number, node in enumerate(nodes):
         if is_branch and number == 0:
             continue
         if node.key < last or (node.key == last and (is_branch or number > 0)):
-            raise _PageError(f"page {place.number} is out of order")
+            raise PageError(f"page {place.number} is out of order")
         last = node.key
     if place.high is not None and last >= place.high:
-        raise _PageError(f"page {place.number} is out of order")
+        raise PageError(f"page {place.number} is out of order")
 
 
 def _children(place: _Place, nodes: list[_Node]) -> list[_Place]:
@@ -322,11 +274,3 @@ def _children(place: _Place, nodes: list[_Node]) -> list[_Place]:
     highs = [*(node.key for node in nodes[1:]), place.high]
     children = zip(nodes, lows, highs, strict=True)
     return [_Place(node.child, place.depth + 1, low, high) for node, low, high in children][::-1]
-
-
-def _tree_of(data: bytes) -> Tree:
-    """A database's own account of itself."""
-    if len(data) != _DB.size:
-        raise _PageError("a database's root is damaged")
-    _, flags, depth, branches, leaves, overflow, items, root = _DB.unpack(data)
-    return Tree(root, flags, depth, branches + leaves + overflow, items)

@@ -232,3 +232,14 @@ def test_damaged_meta_pages_end_in_findings_or_in_an_error(
     data_file(directory).write_bytes(data)
     with contextlib.suppress(DataDirectoryError):
         checked(directory)
+
+
+async def test_the_list_of_free_pages_is_in_order_of_numbers(tmp_path: Path) -> None:
+    """Its keys are the machine's own numbers: 256 comes behind 255, and the file is sound."""
+    identity.store(tmp_path / IDENTITY_FILE, Identity(node_id=1))
+    store = open_store(tmp_path)
+    for number in range(262):
+        await commit(store, WriteBatch(rows={(1, 0, b"key"): b"%d" % number}))
+        if number > 248:
+            assert texts(tmp_path) == []
+    store.close()
