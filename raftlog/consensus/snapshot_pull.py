@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from raftlog.consensus.group import Group
 from raftlog.consensus.snapshot import STAGED, Image, staging_id
-from raftlog.consensus.snapshot_source import FIRST_ROW, SnapshotSource
+from raftlog.consensus.snapshot_source import FIRST_ROW, PAGE_BYTES_MAX, SnapshotSource
 from raftlog.core import configuration as codec
 from raftlog.core.clock import Clock
 from raftlog.core.configuration import node_of
@@ -129,6 +129,7 @@ class Snapshots:
         installed = False
         try:
             image = await self._stage(group, leader, term, staging)
+            await self._read_again(staging)
             installed = self._host.install(group, image)
             if installed:
                 self.installed += 1
@@ -175,6 +176,22 @@ class Snapshots:
                     staging=staging, staged_bytes=staged_bytes,
                 )  # fmt: skip
             await asyncio.sleep(size / BYTES_PER_S)
+
+    async def _read_again(self, staging: int) -> None:
+        """Read what is staged as installing it will: damage that is met there gives up this pull, and not the node's storage.
+
+        Raises:
+            DataLossError: a row is damaged.
+        """
+        view = self._store.view(staging)
+        try:
+            at = FIRST_ROW
+            while rows := view.page(at, PAGE_BYTES_MAX):
+                table, key, _ = rows[-1]
+                at = table, key + b"\0"
+                await asyncio.sleep(0)
+        finally:
+            view.close()
 
     async def _call(self, leader: int, method: str, ask: Message, parse: Callable[[bytes], Answer]) -> tuple[Answer, list[bytes]]:
         body, payloads = await self._peers.call(node_of(leader), method, ask.SerializeToString(), timeout_s=CALL_TIMEOUT_S)

@@ -253,6 +253,7 @@ class MemoryStore:
         self._bad_rows = {bad for bad in self._bad_rows if bad[0] != group}
         for number, table in [key for key in self._rows if key[0] == source]:
             self._rows[group, table] = self._rows.pop((number, table))
+        self._bad_rows = {(group if bad[0] == source else bad[0], *bad[1:]) for bad in self._bad_rows}
 
     def _cut(self, group: int, start: int, stop: int | None) -> None:
         """Delete a slice of a log's items: its head or its tail."""

@@ -278,6 +278,28 @@ def test_a_pull_whose_leader_dies_is_given_up_and_begun_at_the_next(monkeypatch:
     keeping(World(4, 90, founders=3)).run(scenario)
 
 
+def test_a_staged_row_that_is_damaged_gives_up_the_pull_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is met before anything is installed: the pull starts again, and the replica gets a sound state."""
+    monkeypatch.setattr(snapshot_source, "PAGE_BYTES_MAX", 60)
+    monkeypatch.setattr(snapshot_pull, "BYTES_PER_S", 500)
+
+    async def scenario(world: World) -> None:
+        leader, late = await trimmed_world(world), world.nodes[3]
+        await change(world, group_of(leader).configuration.with_learner(join(late)))
+        await world.until(lambda: bool(staged(late)))
+        (first,) = staged(late)
+        late.store.damage_row(first, KEPT, next(iter(late.store.rows(first, KEPT)))[0])
+        await caught_up(world, late)
+        await world.until(lambda: not staged(late))
+        assert late.snapshots is not None
+        assert (late.snapshots.installed, first != staging_id(GROUP, late.snapshots._attempts)) == (1, True)
+        assert not group_of(late).damaged
+        assert kept(late) == kept(leader)
+        await world.until(world.converged)
+
+    keeping(World(3, 92, founders=2)).run(scenario)
+
+
 def test_a_snapshot_that_comes_too_late_changes_nothing() -> None:
     """The log has passed its base meanwhile, or the replica is another one."""
 
