@@ -4,6 +4,8 @@ Rules:
 
 1. Bytes leave a read transaction by exactly one copy, and only after their check.
 2. What is condemned (raftlog.storage.transaction) is hidden from every read.
+3. A read transaction that has met a damaged page refuses whatever is read from it next, of every group. So it is given up for
+   another one: what is damaged is lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class LmdbReader:
     def groups(self) -> list[int]:
         """See the port."""
         found = set()
-        with reading(f"the groups in {self._data_file}"):
+        with self._reading(f"the groups in {self._data_file}"):
             for db in (self._dbs.entries, self._dbs.rows):
                 cursor = self._txn.cursor(db)
                 more = cursor.first()
@@ -56,7 +58,7 @@ class LmdbReader:
 
     def bounds(self, group: int) -> tuple[int, int] | None:
         """See the port."""
-        with reading(f"the log of group {group}"):
+        with self._reading(f"the log of group {group}"):
             cursor = self._txn.cursor(self._dbs.entries)
             if not cursor.set_range(layout.entry_key(group, self._first_kept(group))):
                 return None
@@ -102,7 +104,7 @@ class LmdbReader:
         if self._dropped(group):
             return None
         whole_key = layout.row_key(group, table, key)
-        with reading(f"row {key!r} of table {table} of group {group}"):
+        with self._reading(f"row {key!r} of table {table} of group {group}"):
             stored = self._txn.get(whole_key, db=self._dbs.rows)
             return None if stored is None else layout.open_row(whole_key, stored)
 
@@ -112,7 +114,7 @@ class LmdbReader:
         if self._dropped(group):
             return iter(found)
         start = layout.row_key(group, table, prefix)
-        with reading(f"table {table} of group {group}"):
+        with self._reading(f"table {table} of group {group}"):
             cursor = self._txn.cursor(self._dbs.rows)
             if cursor.set_range(start):
                 for view, stored in cursor:
@@ -126,10 +128,24 @@ class LmdbReader:
         """A view that is valid until the read transaction is renewed."""
         if index < self._first_kept(group):
             return None
-        try:
+        with self._reading(f"entry {index} of group {group}"):
             return self._txn.get(layout.entry_key(group, index), db=self._dbs.entries)
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """What LMDB finds wrong with its pages is lost data."""
+        try:
+            yield
         except lmdb.Error as error:
-            raise DataLossError(f"entry {index} of group {group} cannot be read: {error}") from error
+            self._met_damage()
+            raise DataLossError(f"{what} cannot be read: {error}") from error
+
+    def _met_damage(self) -> None:
+        """Rule 3."""
+        self._txn.abort()
+        with contextlib.suppress(lmdb.Error):  # else the next read fails in the same way, and tries this again
+            self._txn = self._env.begin(buffers=True)
+            self._condemned = load_condemned(self._txn, self._dbs)
 
     def _first_kept(self, group: int) -> int:
         condemned = self._condemned.get(group)
@@ -137,15 +153,6 @@ class LmdbReader:
 
     def _dropped(self, group: int) -> bool:
         return self._condemned.get(group) == WHOLE
-
-
-@contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """What LMDB finds wrong with its pages is lost data."""
-    try:
-        yield
-    except lmdb.Error as error:
-        raise DataLossError(f"{what} cannot be read: {error}") from error
 
 
 def check_place(header: EntryHeader, group: int, index: int) -> None:

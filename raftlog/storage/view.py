@@ -9,7 +9,7 @@ import lmdb
 
 from raftlog.storage import layout
 from raftlog.storage.environment import Databases
-from raftlog.storage.reader import LmdbReader, reading
+from raftlog.storage.reader import LmdbReader
 
 
 class LmdbView(LmdbReader):
@@ -27,7 +27,7 @@ class LmdbView(LmdbReader):
         if self._dropped(self._group):
             return found
         front = layout.group_key(self._group)
-        with reading(f"the rows of group {self._group}"):
+        with self._reading(f"the rows of group {self._group}"):
             cursor = self._txn.cursor(self._dbs.rows)
             if cursor.set_range(layout.row_key(self._group, *start)):
                 for view, stored in cursor:
@@ -37,6 +37,9 @@ class LmdbView(LmdbReader):
                         break
                     found.append((key[len(front)], key[layout.ROW_KEY_FRONT_SIZE :], layout.open_row(key, stored)))
         return found
+
+    def _met_damage(self) -> None:
+        """It is of one group, and of one moment that does not come again: so it stays damaged, and its reader gives it up."""
 
     def close(self) -> None:
         """See the port."""
