@@ -31,6 +31,18 @@ def check_data_file(path: Path) -> None:
             check_structure(file, path)
 
 
+def check_before_writing(path: Path, names: tuple[bytes, ...]) -> None:
+    """Check what each transaction reads, whatever it writes: the list of databases, those called ``names``, the free pages.
+
+    Raises:
+        UnreadableLogError: it is damaged.
+    """
+    with opened(path) as file:
+        if file is not None:
+            for broken in file.what_every_write_reads(names):
+                raise UnreadableLogError(f"{path} is damaged: {broken.what}. {ADVICE}")
+
+
 def check_structure(file: PageFile, path: Path) -> None:
     """Walk all trees of an opened file, without the values outside of them.
 

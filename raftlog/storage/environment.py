@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import lmdb
 
-from raftlog.errors import DataDirectoryError, FatalError, StorageFailedError, UnreadableLogError
+from raftlog.errors import DataDirectoryError, DataLossError, FatalError, StorageFailedError, UnreadableLogError
 from raftlog.storage import layout
-from raftlog.storage.datafile import check_data_file
+from raftlog.storage.datafile import check_before_writing, check_data_file
 from raftlog.storage.page_format import ADVICE
 
 LOG_DIR = "log"
@@ -38,11 +38,18 @@ class Databases(NamedTuple):
     rows: lmdb._Database
     meta: lmdb._Database
 
+    def name_of(self, db: lmdb._Database) -> bytes:
+        """Under which name the file has one of them."""
+        return NAMES[self.index(db)]
+
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError, lmdb.IncompatibleError)
 """What LMDB raises over bytes that it did not write. Everything else (no memory, no permission, a broken disk) may pass."""
-_DAMAGE_MET_WRITING = (lmdb.CorruptedError, lmdb.PageNotFoundError)
-"""Of these, what a page on the way to a key raises. A panic is what follows a sync that failed."""
+_DAMAGE_MET_WRITING = (
+    lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError, lmdb.BadTxnError, DataLossError,
+)  # fmt: skip
+"""What a page on the way to a key raises, or a row that fails its check; and what comes of going on in a transaction after such
+a page, where LMDB did not say so. A panic is what follows a sync that failed."""
 NAMES = (layout.ENTRIES_DB, layout.ROWS_DB, layout.META_DB)
 """The databases' names, each where ``Databases`` has its handle."""
 
@@ -65,6 +72,7 @@ def open_environment(directory: Path, map_size_bytes: int = 0) -> lmdb.Environme
     """
     path = directory / LOG_DIR
     check_data_file(path / DATA_FILE)
+    check_before_writing(path / DATA_FILE, (layout.META_DB,))
     map_size_bytes = map_size_bytes or max(MAP_SIZE_BYTES, 2 * shutil.disk_usage(directory).total)
     try:
         # Readahead stays on: without it a cold 1 MB entry is 256 page faults (measured: 79 MB/s instead of 1,600).
@@ -135,7 +143,9 @@ def unreadable(path: Path, error: BaseException) -> DataDirectoryError:
 
 def unwritable(path: Path, error: BaseException) -> FatalError:
     """Why nothing more is written to a data file. Where it is damaged, no later start can write it either."""
-    if isinstance(error, _DAMAGE_MET_WRITING):
+    if isinstance(error, UnreadableLogError):
+        return error
+    if any(isinstance(cause, _DAMAGE_MET_WRITING) for cause in _causes(error)):
         failed: FatalError = UnreadableLogError(f"{path} is damaged where it has to be written: {error}. {ADVICE}")
     else:
         failed = StorageFailedError(
@@ -143,3 +153,11 @@ def unwritable(path: Path, error: BaseException) -> FatalError:
         )
     failed.__cause__ = error
     return failed
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came of: where LMDB's own error is found too late, Python raises a SystemError over it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__

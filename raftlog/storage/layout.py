@@ -73,6 +73,11 @@ def row_key(group: int, table: int, key: bytes) -> bytes:
     return _ROW_KEY.pack(group, table) + key
 
 
+def row_range(group: int) -> tuple[bytes, bytes]:
+    """Keys between which all rows of a group lie; no row has either."""
+    return group_key(group), row_key(group, 0xFF, b"\xff" * 401)
+
+
 def seal_row(key: bytes, value: bytes) -> bytes:
     """The stored form of a row's ``value`` under its whole ``key``."""
     return _CRC.pack(crc32c(value, crc32c(key))) + value

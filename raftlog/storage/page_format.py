@@ -17,6 +17,7 @@ MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 PAGE_HEADER = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
 PAGE_HEADER_SIZE = 16
+OVERFLOW_HEADER = struct.Struct("=QHHI")  # number, pad, flags, pages; for a value in pages of its own
 META_FRONT = struct.Struct("=IIQQ")  # magic, version, address, map size
 DB = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, branch, leaf and overflow pages, entries, root
 META_TAIL = struct.Struct("=QQ")  # last page, transaction id

@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from array import array
 from collections.abc import Iterator
+from operator import gt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +119,7 @@ class PageFile:
                 yield Broken(number, str(error))
 
     def leaves(self, tree: Tree) -> Iterator[Leaf | Broken]:
-        """A tree's items with their values, in order of key, and what is wrong in between. Numbers as keys are big-endian here."""
+        """A tree's items with their values, in order of key, and what is wrong in between. Keys that are numbers: big-endian."""
         before = self._claimed
         todo = [_Place(tree.root, 1, b"", None)] if tree.root != NO_PAGE else []
         whole = True
@@ -176,6 +178,28 @@ class PageFile:
                     yield Broken(number, f"page {number} is listed as free, and is in use or listed before")
                 elif number < self.pages:
                     self._seen[number] = 1
+
+    def what_every_write_reads(self, names: tuple[bytes, ...]) -> Iterator[Broken]:
+        """What is wrong with the list of databases, with those called ``names``, and with the list of free pages. LMDB believes
+        that list: what stands there is written over."""
+        for item in list(self.trees()):
+            if isinstance(item, Broken):
+                yield item
+            elif item[0] in names:
+                yield from (broken for broken in self.leaves(item[1]) if isinstance(broken, Broken))
+        for leaf in self.leaves(self.meta.free):
+            if isinstance(leaf, Broken):
+                yield leaf
+            elif not self._is_free_list(leaf.value):
+                yield Broken(self.meta.free.root, "the list of free pages is damaged")
+
+    def _is_free_list(self, value: bytes) -> bool:
+        """A count, and page numbers that fall. There may be millions of them: so nothing here looks at them one by one."""
+        numbers = array("Q", value[: len(value) & ~7])
+        if not numbers or numbers[0] >= len(numbers):
+            return False
+        pages = numbers[1 : numbers[0] + 1]
+        return not pages or (pages[0] <= self.meta.last_page and pages[-1] >= 2 and all(map(gt, pages, pages[1:])))
 
     def _tree_page(self, number: int) -> tuple[bytes, bool, list[_Node]]:
         """A page of a tree, whether it is a branch, and its nodes."""

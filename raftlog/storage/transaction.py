@@ -11,6 +11,7 @@ Rules:
 1. What is condemned is invisible as soon as the transaction that condemned it is; deleting it changes nothing visible.
 2. Only prefixes of a log are condemned, or whole groups. A log's tail is always truncated in the transaction itself.
 3. Nothing is ever put into a condemned range: a batch that would first deletes the whole range, in its own transaction.
+4. Nothing is deleted before it has been looked at (raftlog.storage.sound_pages): over a damaged page LMDB may end the process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import lmdb
 from raftlog.storage import layout
 from raftlog.storage.environment import Databases
 from raftlog.storage.port import WriteBatch
+from raftlog.storage.sound_pages import SoundPages
 
 INLINE_DELETES_MAX = 256
 """Deletes within a batch's own transaction: half a millisecond, and the usual trim needs no second one."""
@@ -55,10 +57,16 @@ class BatchWriter:
     """
 
     def __init__(
-        self, txn: lmdb.Transaction[memoryview], dbs: Databases, condemned: dict[int, Condemned], deletes_max: int
+        self,
+        txn: lmdb.Transaction[memoryview],
+        dbs: Databases,
+        sound: SoundPages,
+        condemned: dict[int, Condemned],
+        deletes_max: int,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
+        self._sound = sound
         self._condemned = condemned
         self._deletes_left = deletes_max
         self._lowest: dict[int, int] = {}
@@ -80,6 +88,8 @@ class BatchWriter:
         for group, index in batch.trim.items():
             self._condemn(group, Condemned(index, False))
         if batch.entries:
+            for group, index in self._lowest.items():
+                self._sound.look_once(layout.ENTRIES_DB, layout.entry_key(group, index), layout.group_key(group))
             items = sorted((layout.entry_key(*key), data) for key, data in batch.entries.items())
             self._txn.cursor(self._dbs.entries).putmulti(items)
         if batch.rows:
@@ -88,12 +98,12 @@ class BatchWriter:
             if range_ is not None:
                 self._txn.put(layout.condemned_key(changed), layout.pack_condemned(*range_), db=self._dbs.meta)
             elif changed in self._condemned:
-                self._txn.delete(layout.condemned_key(changed), db=self._dbs.meta)
+                self._delete_key(self._dbs.meta, layout.condemned_key(changed))
 
     def step(self, group: int) -> None:
         """Delete up to ``deletes_max`` of a group's condemned entries and rows; forget the range once all are gone."""
         if self._delete_condemned(group, self._condemned[group], bounded=True):
-            self._txn.delete(layout.condemned_key(group), db=self._dbs.meta)
+            self._delete_key(self._dbs.meta, layout.condemned_key(group))
             self.changes[group] = None
 
     def touch(self) -> None:
@@ -140,30 +150,31 @@ class BatchWriter:
 
     def _delete_entries(self, group: int, start: int, stop: int, limit: int | None) -> bool:
         """Delete entries ``start <= index < stop``, at most ``limit``; whether none is left. ``INDEX_MAX`` is no index."""
-        cursor = self._txn.cursor(self._dbs.entries)
-        return self._delete(cursor, layout.entry_key(group, start), layout.entry_key(group, stop), limit)
+        return self._delete(self._dbs.entries, layout.entry_key(group, start), layout.entry_key(group, stop), limit)
 
     def _delete_rows(self, group: int, limit: int | None) -> bool:
-        cursor = self._txn.cursor(self._dbs.rows)
-        return self._delete(cursor, layout.group_key(group), layout.row_key(group, 0xFF, b"\xff" * 401), limit)
+        return self._delete(self._dbs.rows, *layout.row_range(group), limit)
 
-    def _delete(self, cursor: lmdb.Cursor[memoryview], start: bytes, stop: bytes, limit: int | None) -> bool:
-        count = 0
-        more = cursor.set_range(start)
-        while more and bytes(cursor.key()) < stop:
-            if limit is not None and count >= limit:
-                break
-            cursor.delete()  # leaves the cursor on the next key, or on none with an empty key
-            more = len(cursor.key()) > 0
-            count += 1
-        else:
-            more = False
-        self._deletes_left -= count
+    def _delete(self, db: lmdb._Database, start: bytes, stop: bytes, limit: int | None) -> bool:
+        """Delete the range's keys, at most ``limit``; whether none is left."""
+        keys = self._sound.find(self._dbs.name_of(db), start, stop, layout.INDEX_MAX if limit is None else limit + 1)
+        more = limit is not None and len(keys) > limit
+        if more:
+            del keys[limit:]
+        cursor = self._txn.cursor(db)
+        for key in keys:
+            if cursor.set_key(key):  # else this transaction has deleted it already: keys are found as it began with them
+                cursor.delete()
+        self._deletes_left -= len(keys)
         return not more
+
+    def _delete_key(self, db: lmdb._Database, key: bytes) -> None:
+        self._delete(db, key, key + b"\0", None)
 
     def _move_rows(self, source: int, group: int) -> None:
         """Make all rows of ``source`` those of ``group``. A row's check covers its key, so each is checked and sealed anew."""
         front, new_front = layout.group_key(source), layout.group_key(group)
+        self._sound.find(layout.ROWS_DB, *layout.row_range(source), layout.INDEX_MAX)
         cursor = self._txn.cursor(self._dbs.rows)
         while cursor.set_range(front):
             moved: list[bytes] = []
@@ -186,11 +197,13 @@ class BatchWriter:
         for key, value in batch.rows.items():
             whole_key = layout.row_key(*key)
             if value is None:
-                self._txn.delete(whole_key, db=self._dbs.rows)
+                self._delete_key(self._dbs.rows, whole_key)
             else:
                 puts.append((whole_key, layout.seal_row(whole_key, value)))
         if puts:
             puts.sort()
+            for whole_key, _ in puts:
+                self._sound.look_once(layout.ROWS_DB, whole_key, whole_key)
             self._txn.cursor(self._dbs.rows).putmulti(puts)
 
 

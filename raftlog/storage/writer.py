@@ -30,8 +30,9 @@ import lmdb
 from raftlog.core import failpoints
 from raftlog.storage import transaction
 from raftlog.storage.ballast import Ballast, disk_free_bytes
-from raftlog.storage.environment import Databases
+from raftlog.storage.environment import Databases, data_file
 from raftlog.storage.port import WriteBatch
+from raftlog.storage.sound_pages import SoundPages
 from raftlog.storage.transaction import BatchWriter, Condemned, used_bytes
 
 RETRY_S = 1.0
@@ -71,6 +72,7 @@ class Writer:
         self._env = env
         self._dbs = dbs
         self._directory = directory
+        self._sound = SoundPages(data_file(directory))
         self._ballast = ballast
         self._condemned = condemned
         self._committed, self._stepped, self._failed = committed, stepped, failed
@@ -96,6 +98,7 @@ class Writer:
         self._closing.set()
         self._jobs.put(None)
         self._thread.join()
+        self._sound.close()
 
     def _run(self) -> None:
         try:
@@ -169,7 +172,8 @@ class Writer:
         """Run ``work`` in a transaction and commit it durably."""
         txn = self._env.begin(write=True, buffers=True)
         try:
-            writer = BatchWriter(txn, self._dbs, self._condemned, deletes_max)
+            self._sound.renew()
+            writer = BatchWriter(txn, self._dbs, self._sound, self._condemned, deletes_max)
             work(writer)
             self._before_commit()
             _crash_before_commit()

@@ -18,6 +18,7 @@ from raftlog.storage import check as check_module
 from raftlog.storage import identity, layout
 from raftlog.storage.check import Checked, check
 from raftlog.storage.data_directory import IDENTITY_FILE
+from raftlog.storage.datafile import check_before_writing
 from raftlog.storage.environment import LOG_DIR, data_file, opened_read_only
 from raftlog.storage.identity import Identity
 from raftlog.storage.port import WriteBatch
@@ -235,11 +236,12 @@ def test_damaged_meta_pages_end_in_findings_or_in_an_error(
 
 
 async def test_the_list_of_free_pages_is_in_order_of_numbers(tmp_path: Path) -> None:
-    """Its keys are the machine's own numbers: 256 comes behind 255, and the file is sound."""
+    """Its keys are the machine's own numbers: 256 comes behind 255, and the file is sound, to the check and at the next start."""
     identity.store(tmp_path / IDENTITY_FILE, Identity(node_id=1))
     store = open_store(tmp_path)
     for number in range(262):
         await commit(store, WriteBatch(rows={(1, 0, b"key"): b"%d" % number}))
         if number > 248:
             assert texts(tmp_path) == []
+            check_before_writing(data_file(tmp_path), (layout.META_DB,))
     store.close()
