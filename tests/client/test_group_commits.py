@@ -1,4 +1,4 @@
-"""What a commit of several partitions comes to where some of them are refused, or nobody answers."""
+"""Commits that are refused: in some partitions, for want of an answer, or because they come too late."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import pytest
 from raftlog.client.group_consumer import GroupConsumer
 from raftlog.errors import CoordinatorNotAvailableError, IllegalGenerationError, RaftlogError, RequestTimedOutError
 from raftlog.model import TopicPartition
+
+from .helpers import until
+from .test_group_consumer import connected, member, take
 
 ONE, TWO, THREE = (TopicPartition("t", partition) for partition in range(3))
 
@@ -61,3 +64,20 @@ async def test_a_commit_that_nobody_answers_ends_in_time() -> None:
     """It may have happened; a node that stands still must not hold up the rebalance, or the end, for longer."""
     with pytest.raises(RequestTimedOutError, match="may be committed or not"):
         await commit(consumer_of(Session(mute=True)), 0.05)
+
+
+async def test_what_was_read_before_partitions_were_lost_is_not_committed_when_they_come_again() -> None:
+    """Between two records the user does not hear yet that they were lost. Another member may have gone on with them."""
+    async with connected() as (cluster, client):
+        await cluster.publish(10)
+        async with member(client, auto_commit=False) as consumer:
+            assert len(await take(consumer, 10)) == 10
+            before, generation = consumer.member_id, consumer.generation
+            session = consumer._session
+            assert session is not None
+            cluster.groups.expire("g", before)
+            await until(lambda: session.generation > generation)
+            with pytest.raises(IllegalGenerationError):
+                await consumer.commit({TopicPartition("t", 0): 1})
+            assert len(await take(consumer, 10)) == 10
+            await consumer.commit()

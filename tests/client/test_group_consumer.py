@@ -208,23 +208,6 @@ async def test_lost_partitions_are_told_as_lost_and_not_committed() -> None:
         await worker.stop()
 
 
-async def test_what_was_read_before_partitions_were_lost_is_not_committed_when_they_come_again() -> None:
-    """Between two records the user does not hear yet that they were lost. Another member may have gone on with them."""
-    async with connected() as (cluster, client):
-        await cluster.publish(10)
-        async with member(client, auto_commit=False) as consumer:
-            assert len(await take(consumer, 10)) == 10
-            before, generation = consumer.member_id, consumer.generation
-            session = consumer._session
-            assert session is not None
-            cluster.groups.expire("g", before)
-            await until(lambda: session.generation > generation)
-            with pytest.raises(IllegalGenerationError):
-                await consumer.commit({TopicPartition("t", 0): 1})
-            assert len(await take(consumer, 10)) == 10
-            await consumer.commit()
-
-
 async def test_an_error_of_a_callback_is_the_iterations() -> None:
     """It is not swallowed, and the consumer can go on."""
 
