@@ -131,7 +131,8 @@ class _Copying:
 
     def __init__(self, txn: lmdb.Transaction[memoryview], dbs: Databases, tell: Progress, used: int) -> None:
         self._txn, self._dbs, self._tell, self._used = txn, dbs, tell, used
-        self._condemned = load_condemned(txn, dbs)
+        cursor = txn.cursor(dbs.meta)
+        self._condemned = load_condemned(cursor if cursor.set_range(layout.CONDEMNED_PREFIX) else ())
         self._done = 0
 
     def copy(self, new: Path) -> None:

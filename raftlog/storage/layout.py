@@ -57,13 +57,25 @@ def check_format(form: int, where: str) -> None:
 
 
 def group_of(key: bytes | memoryview) -> int:
-    """The group that a key of ``entries`` or ``rows`` begins with."""
+    """The group that a key of ``entries`` or ``rows`` begins with.
+
+    Raises:
+        DataLossError: it is too short.
+    """
+    if len(key) < _GROUP.size:
+        raise DataLossError(f"key {key.hex()} is too short to be a group's")
     group: int = _GROUP.unpack_from(key)[0]
     return group
 
 
 def index_of(key: bytes | memoryview) -> int:
-    """The index of a key of ``entries``."""
+    """The index of a key of ``entries``.
+
+    Raises:
+        DataLossError: it has another length.
+    """
+    if len(key) != ENTRY_KEY_SIZE:
+        raise DataLossError(f"key {key.hex()} is not an entry's")
     index: int = _ENTRY_KEY.unpack(key)[1]
     return index
 

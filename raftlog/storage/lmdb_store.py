@@ -107,21 +107,22 @@ class LmdbStore(LmdbReader):
         self._views: list[LmdbView] = []
         self._deleted: dict[int, Callable[[], None]] = {}
         """By group: whom to tell when its deletion has ended."""
-        try:
-            super().__init__(env, open_databases(env), path)
-            self._writer = Writer(
-                self._env, self._dbs, directory, Ballast(directory / BALLAST_FILE, options.ballast_bytes), dict(self._condemned),
-                committed=lambda changes: self._post(self._committed, changes),
-                stepped=lambda changes: self._post(self._renew, changes),
-                failed=lambda error: self._post(self._failed, error),
-                before_commit=options.before_commit, retry_s=options.retry_s,
-            )  # fmt: skip
-        except lmdb.Error as error:
-            env.close()
-            raise unreadable(path, error) from error
-        except BaseException:
-            env.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(env.close)
+            try:
+                super().__init__(env, open_databases(env), path)
+                undo.callback(self.end_reading)
+                self._writer = Writer(
+                    self._env, self._dbs, directory, Ballast(directory / BALLAST_FILE, options.ballast_bytes),
+                    dict(self._condemned),
+                    committed=lambda changes: self._post(self._committed, changes),
+                    stepped=lambda changes: self._post(self._renew, changes),
+                    failed=lambda error: self._post(self._failed, error),
+                    before_commit=options.before_commit, retry_s=options.retry_s,
+                )  # fmt: skip
+            except lmdb.Error as error:
+                raise unreadable(path, error) from error
+            undo.pop_all()
 
     def commit(self, batch: WriteBatch, done: Callable[[], None]) -> None:
         """See the port. After ``close``, ``done`` is not called any more.
@@ -224,8 +225,7 @@ class LmdbStore(LmdbReader):
         """Show what is durable now: a new read transaction and the condemned ranges that belong to it."""
         if self._closed:
             return
-        self._txn.abort()
-        self._txn = self._env.begin(buffers=True)
+        self._renew_transaction()
         for group, condemned in changes.items():
             if condemned is None:
                 self._condemned.pop(group, None)

@@ -95,3 +95,23 @@ def tree_of(data: bytes) -> Tree:
         raise PageError("a database's root is damaged")
     _, flags, depth, branches, leaves, overflow, items, root = DB.unpack(data)
     return Tree(root, flags, depth, branches + leaves + overflow, items)
+
+
+def nodes_of(page: bytes, number: int, kind: int) -> tuple[tuple[int, ...], int]:
+    """Where a tree page's nodes stand, one at least, and from where on they may.
+
+    Raises:
+        PageError: it is not that page of the tree.
+    """
+    own, _, flags, lower, upper = PAGE_HEADER.unpack_from(page)
+    if own != number or flags & KINDS != kind:
+        raise PageError(f"page {number} is not the tree's page that belongs there")
+    if not PAGE_HEADER_SIZE < lower <= upper <= len(page) or lower % 2:
+        raise PageError(f"page {number} is damaged")
+    return struct.unpack_from(f"={(lower - PAGE_HEADER_SIZE) // 2}H", page, PAGE_HEADER_SIZE), upper
+
+
+def value_fits(header: tuple[int, ...], first: int, size: int, page_size: int) -> bool:
+    """Whether the header of page ``first`` says that a value of ``size`` bytes begins there."""
+    own, _, flags, count = header
+    return own == first and flags & KINDS == OVERFLOW and PAGE_HEADER_SIZE + size <= count * page_size

@@ -124,7 +124,11 @@ class StoreReader(Protocol):
         """
 
     def rows(self, group: int, table: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """A table's rows in order of key, as of the call."""
+        """A table's rows in order of key, as of the call.
+
+        Raises:
+            DataLossError: one of them fails its check, or the store is damaged where they are.
+        """
 
 
 class GroupView(StoreReader, Protocol):
@@ -158,6 +162,7 @@ class Store(StoreReader, Protocol):
 
         Raises:
             DataLossError: the store is damaged where they are listed.
+            DataDirectoryError: the disk does not let them be read.
         """
 
     def deleting(self, group: int, ended: Callable[[], None]) -> bool:

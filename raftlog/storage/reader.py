@@ -6,6 +6,9 @@ Rules:
 2. What is condemned (raftlog.storage.transaction) is hidden from every read.
 3. A read transaction that has met a damaged page refuses whatever is read from it next, of every group. So it is given up for
    another one: what is damaged is lost, and nothing else.
+4. LMDB looks entries up, which say themselves where they belong. Its cursors are not used: one that meets a page of zeros ends
+   the process. Nor does it look rows up: where a page is another's it finds none, and a vote that is missing was never given.
+   So rows, and what is asked for in order, are read plainly (raftlog.storage.plain_walk).
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ import lmdb
 
 from raftlog.core import entry
 from raftlog.core.entry import HEADER_SIZE, EntryHeader
-from raftlog.errors import DataLossError
+from raftlog.errors import DataLossError, UnreadableLogError
 from raftlog.storage import layout
-from raftlog.storage.environment import Databases
-from raftlog.storage.transaction import WHOLE, load_condemned
+from raftlog.storage.environment import Databases, unreadable
+from raftlog.storage.page_format import ADVICE, PageError, Tree, tree_of
+from raftlog.storage.plain_walk import PlainWalk
+from raftlog.storage.transaction import WHOLE, Condemned, load_condemned
 
 
 class LmdbReader:
@@ -36,38 +41,60 @@ class LmdbReader:
         self._dbs = dbs
         self._data_file = path
         self._txn = env.begin(buffers=True)
-        self._condemned = load_condemned(self._txn, dbs)
+        self._walk = PlainWalk(path, env.stat()["psize"])
+        self._trees: dict[bytes, Tree] = {}
+        """The databases as the read transaction sees them, once they were asked for."""
+        try:
+            self._condemned = self._load_condemned()
+        except BaseException as error:
+            self.end_reading()
+            if isinstance(error, PageError):
+                raise UnreadableLogError(f"{path} is damaged: {error}. {ADVICE}") from error
+            if isinstance(error, OSError):
+                raise unreadable(path, error) from error
+            raise
 
     def end_reading(self) -> None:
         """Give the read transaction up."""
         self._txn.abort()
+        self._walk.close()
+
+    def _renew_transaction(self) -> None:
+        """See what is in the file now."""
+        self._txn.abort()
+        self._walk.renew()
+        self._trees.clear()
+        self._txn = self._env.begin(buffers=True)
 
     def groups(self) -> list[int]:
         """See the port."""
-        found = set()
         with self._reading(f"the groups in {self._data_file}"):
-            for db in (self._dbs.entries, self._dbs.rows):
-                cursor = self._txn.cursor(db)
-                more = cursor.first()
-                while more:
-                    group = layout.group_of(cursor.key())
-                    if db is self._dbs.rows or self.bounds(group) is not None:
-                        found.add(group)
-                    more = group < layout.INDEX_MAX and cursor.set_range(layout.group_key(group + 1))
+            try:
+                found = self._groups_in(layout.ENTRIES_DB) | self._groups_in(layout.ROWS_DB)
+            except OSError as error:  # the disk's fault, which may pass: no reason to set the data aside
+                raise unreadable(self._data_file, error) from error
         return sorted(group for group in found if not self._dropped(group))
+
+    def _groups_in(self, database: bytes) -> set[int]:
+        found = set()
+        at: bytes | None = b""
+        while at is not None and (key := self._first(database, at)) is not None:
+            group = layout.group_of(key)
+            if database == layout.ROWS_DB or self._has_kept(key):
+                found.add(group)
+            at = layout.group_key(group + 1) if group < layout.INDEX_MAX else None
+        return found
 
     def bounds(self, group: int) -> tuple[int, int] | None:
         """See the port."""
         with self._reading(f"the log of group {group}"):
-            cursor = self._txn.cursor(self._dbs.entries)
-            if not cursor.set_range(layout.entry_key(group, self._first_kept(group))):
+            first = self._first(layout.ENTRIES_DB, layout.entry_key(group, self._first_kept(group)))
+            if first is None or layout.group_of(first) != group:
                 return None
-            first = bytes(cursor.key())
-            if layout.group_of(first) != group:
-                return None
-            found = cursor.prev() if cursor.set_range(layout.entry_key(group, layout.INDEX_MAX)) else cursor.last()
-            assert found
-            return layout.index_of(first), layout.index_of(cursor.key())
+            last = self._walk.last(self._tree(layout.ENTRIES_DB), layout.entry_key(group, layout.INDEX_MAX))  # no entry's index
+            if last is None or last < first:
+                raise PageError("the pages contradict each other")
+            return layout.index_of(first), layout.index_of(last)
 
     def header(self, group: int, index: int) -> EntryHeader | None:
         """See the port."""
@@ -105,7 +132,7 @@ class LmdbReader:
             return None
         whole_key = layout.row_key(group, table, key)
         with self._reading(f"row {key!r} of table {table} of group {group}"):
-            stored = self._txn.get(whole_key, db=self._dbs.rows)
+            stored = self._walk.value(self._tree(layout.ROWS_DB), whole_key)
             return None if stored is None else layout.open_row(whole_key, stored)
 
     def rows(self, group: int, table: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -115,14 +142,33 @@ class LmdbReader:
             return iter(found)
         start = layout.row_key(group, table, prefix)
         with self._reading(f"table {table} of group {group}"):
-            cursor = self._txn.cursor(self._dbs.rows)
-            if cursor.set_range(start):
-                for view, stored in cursor:
-                    key = bytes(view)
-                    if not key.startswith(start):
-                        break
-                    found.append((key[layout.ROW_KEY_FRONT_SIZE :], layout.open_row(key, stored)))
+            for key, stored in self._items(layout.ROWS_DB, start):
+                if not key.startswith(start):
+                    break
+                found.append((key[layout.ROW_KEY_FRONT_SIZE :], layout.open_row(key, stored)))
         return iter(found)
+
+    def _items(self, database: bytes, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """A database's items from ``start`` on."""
+        return self._walk.items(self._tree(database), start)
+
+    def _first(self, database: bytes, start: bytes) -> bytes | None:
+        """A database's first key from ``start`` on."""
+        return self._walk.first(self._tree(database), start)
+
+    def _has_kept(self, first: bytes) -> bool:
+        """Whether there is an entry of a group that is not condemned, where its first one has the key ``first``."""
+        group, index = layout.group_of(first), layout.index_of(first)
+        return index >= self._first_kept(group) or self.bounds(group) is not None
+
+    def _tree(self, database: bytes) -> Tree:
+        tree = self._trees.get(database)
+        if tree is None:
+            tree = self._trees[database] = tree_of(bytes(self._txn.get(database) or b""))  # LMDB's own list of what there is
+        return tree
+
+    def _load_condemned(self) -> dict[int, Condemned]:
+        return load_condemned(self._items(layout.META_DB, layout.CONDEMNED_PREFIX))
 
     def _stored_entry(self, group: int, index: int) -> memoryview | None:
         """A view that is valid until the read transaction is renewed."""
@@ -133,19 +179,20 @@ class LmdbReader:
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """What LMDB finds wrong with its pages is lost data."""
+        """What is found wrong with the file's pages is lost data."""
         try:
             yield
         except lmdb.Error as error:
             self._met_damage()
             raise DataLossError(f"{what} cannot be read: {error}") from error
+        except (PageError, OSError) as error:
+            raise DataLossError(f"{what} cannot be read: {error}") from error
 
     def _met_damage(self) -> None:
         """Rule 3."""
-        self._txn.abort()
-        with contextlib.suppress(lmdb.Error):  # else the next read fails in the same way, and tries this again
-            self._txn = self._env.begin(buffers=True)
-            self._condemned = load_condemned(self._txn, self._dbs)
+        with contextlib.suppress(lmdb.Error, PageError):  # else the next read fails in the same way, and tries this again
+            self._renew_transaction()
+            self._condemned = self._load_condemned()
 
     def _first_kept(self, group: int) -> int:
         condemned = self._condemned.get(group)

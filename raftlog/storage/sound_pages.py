@@ -33,21 +33,20 @@ from raftlog.storage.page_format import (
     ADVICE,
     BIG_VALUE,
     BRANCH,
-    KINDS,
     LEAF,
     NO_PAGE,
     NODE,
     NUMBER,
-    OVERFLOW,
     OVERFLOW_HEADER,
-    PAGE_HEADER,
     PAGE_HEADER_SIZE,
     SUB_DATABASE,
     Meta,
     PageError,
     Tree,
     newest_meta,
+    nodes_of,
     tree_of,
+    value_fits,
 )
 
 _ENTRY_NODE = struct.Struct(f"={NODE.format.lstrip('=')}{layout.ENTRY_KEY_SIZE}s")
@@ -182,9 +181,8 @@ class _State:
         for first, size in values:
             data = os.pread(fd, PAGE_HEADER_SIZE, first * page_size) if first < end else b""
             if len(data) == PAGE_HEADER_SIZE:
-                own, _, flags, count = OVERFLOW_HEADER.unpack(data)
-                least = (PAGE_HEADER_SIZE + size + page_size - 1) // page_size
-                if own == first and flags & KINDS == OVERFLOW and least <= count <= end - first:
+                header = OVERFLOW_HEADER.unpack(data)
+                if value_fits(header, first, size, page_size) and header[-1] <= end - first:
                     continue
             raise PageError(f"page {first} is not the value's page that belongs there")
 
@@ -245,16 +243,6 @@ class _Walk:
             self._beside(branch.children[child], level + 1, lows[child], highs[child])
 
 
-def _front(page: bytes, number: int, kind: int) -> tuple[tuple[int, ...], int]:
-    """Where a tree page's nodes stand, and from where on they may."""
-    own, _, flags, lower, upper = PAGE_HEADER.unpack_from(page)
-    if own != number or flags & KINDS != kind:
-        raise PageError(f"page {number} is not the tree's page that belongs there")
-    if not PAGE_HEADER_SIZE < lower <= upper <= len(page) or lower % 2:
-        raise PageError(f"page {number} is damaged")
-    return struct.unpack_from(f"={(lower - PAGE_HEADER_SIZE) // 2}H", page, PAGE_HEADER_SIZE), upper
-
-
 def _check_order(number: int, keys: list[bytes], low: bytes, high: bytes | None) -> None:
     if keys[0] < low or (high is not None and keys[-1] >= high) or not all(map(lt, keys, keys[1:])):
         raise PageError(f"page {number} is out of order")
@@ -262,7 +250,7 @@ def _check_order(number: int, keys: list[bytes], low: bytes, high: bytes | None)
 
 def _databases_of(page: bytes, number: int) -> dict[bytes, Tree]:
     """The databases by name: they are few, so that the tree of their names is one page."""
-    offsets, _ = _front(page, number, LEAF)
+    offsets, _ = nodes_of(page, number, LEAF)
     found = {}
     for offset in offsets:
         if offset > len(page) - NODE.size:
@@ -275,7 +263,7 @@ def _databases_of(page: bytes, number: int) -> dict[bytes, Tree]:
 
 
 def _branch_of(page: bytes, number: int) -> _Branch:
-    offsets, upper = _front(page, number, BRANCH)
+    offsets, upper = nodes_of(page, number, BRANCH)
     branch = _Branch([], [])
     stored = 0
     for offset in offsets:
@@ -293,7 +281,7 @@ def _branch_of(page: bytes, number: int) -> _Branch:
 
 def _leaf_of(page: bytes, number: int) -> _Leaf:
     """A leaf as it is, where nothing in it contradicts the rest."""
-    offsets, upper = _front(page, number, LEAF)
+    offsets, upper = nodes_of(page, number, LEAF)
     if min(offsets) < upper:
         raise PageError(f"page {number} is damaged")
     try:

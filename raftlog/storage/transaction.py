@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import lmdb
@@ -207,15 +208,14 @@ class BatchWriter:
             self._txn.cursor(self._dbs.rows).putmulti(puts)
 
 
-def load_condemned(txn: lmdb.Transaction[memoryview], dbs: Databases) -> dict[int, Condemned]:
-    """The condemned ranges that the environment remembers."""
+def load_condemned(meta: Iterable[tuple[bytes | memoryview, memoryview]]) -> dict[int, Condemned]:
+    """The condemned ranges that the environment remembers. ``meta``: what that database has from their prefix on."""
     found: dict[int, Condemned] = {}
-    cursor = txn.cursor(dbs.meta)
-    if cursor.set_range(layout.CONDEMNED_PREFIX):
-        for key, value in cursor:
-            if bytes(key[: len(layout.CONDEMNED_PREFIX)]) != layout.CONDEMNED_PREFIX:
-                break
-            found[layout.condemned_group(bytes(key))] = Condemned(*layout.unpack_condemned(bytes(value)))
+    for view, value in meta:
+        key = bytes(view)
+        if not key.startswith(layout.CONDEMNED_PREFIX):
+            break
+        found[layout.condemned_group(key)] = Condemned(*layout.unpack_condemned(bytes(value)))
     return found
 
 

@@ -28,14 +28,11 @@ class LmdbView(LmdbReader):
             return found
         front = layout.group_key(self._group)
         with self._reading(f"the rows of group {self._group}"):
-            cursor = self._txn.cursor(self._dbs.rows)
-            if cursor.set_range(layout.row_key(self._group, *start)):
-                for view, stored in cursor:
-                    key = bytes(view)
-                    size += len(key) + len(stored)
-                    if not key.startswith(front) or (found and size > bytes_max):
-                        break
-                    found.append((key[len(front)], key[layout.ROW_KEY_FRONT_SIZE :], layout.open_row(key, stored)))
+            for key, stored in self._items(layout.ROWS_DB, layout.row_key(self._group, *start)):
+                size += len(key) + len(stored)
+                if not key.startswith(front) or (found and size > bytes_max):
+                    break
+                found.append((key[len(front)], key[layout.ROW_KEY_FRONT_SIZE :], layout.open_row(key, stored)))
         return found
 
     def _met_damage(self) -> None:

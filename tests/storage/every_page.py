@@ -1,7 +1,7 @@
-"""``python -m tests.storage.every_page DIR HARM``: each page is damaged in turn, and a process of its own writes.
+"""``python -m tests.storage.every_page DIR HARM``: each page is damaged in turn, and a process of its own reads all, or writes.
 
-Prints a line for each kind of write: its name, and how many of the processes ended how. It is a program, so that it can fork
-while it has neither threads nor a loop; and what it forks may die, which is what it looks for.
+Prints a line for reading, and for each kind of write: its name, and how many of the processes ended how. It is a program, so that
+it can fork while it has neither threads nor a loop; and what it forks may die, which is what it looks for.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
-from raftlog.errors import FatalError, UnreadableLogError
+from raftlog.errors import DataLossError, FatalError, UnreadableLogError
 from raftlog.storage import transaction
 from raftlog.storage.environment import data_file
 from raftlog.storage.lmdb_store import LmdbStore
-from raftlog.storage.port import WriteBatch
+from raftlog.storage.port import StoreReader, WriteBatch
 from tests.storage.helpers import OPTIONS, batch_of, commit, make_entry, open_store, until
 
 PAGE_SIZE = 4096
-WRITTEN, UNREADABLE, FAILED = range(3)
-ENDS = {WRITTEN: "written", UNREADABLE: "unreadable", FAILED: "failed"}
+WRITTEN, UNREADABLE, FAILED, READ, LOST = range(5)
+ENDS = {WRITTEN: "written", UNREADABLE: "unreadable", FAILED: "failed", READ: "read", LOST: "lost"}
+SOUND_ENDS = {ENDS[end] for end in (WRITTEN, UNREADABLE, READ, LOST)}
 STAGED = 9
 TRY_S = 20
+
+Act = Callable[[], Coroutine[None, None, int]]
 
 
 def key_of(number: int) -> bytes:
@@ -106,14 +110,49 @@ async def write(directory: Path, batch: WriteBatch) -> int:
     return WRITTEN
 
 
-def attempt(directory: Path, batch: WriteBatch) -> str:
+async def read(directory: Path) -> int:
+    """Ask a store for all that can be read of every group that there was; whether any of it is lost."""
+    try:
+        store = LmdbStore(directory, lambda error: None, options=OPTIONS)
+    except UnreadableLogError:
+        return UNREADABLE
+    lost = _is_lost(store.groups)
+    for group in (1, 2, 3, STAGED):
+        view = store.view(group)
+        lost |= _is_lost(partial(view.page, (0, b""), 1 << 20)) | _is_lost(partial(view.page, (1, key_of(6)), 1))
+        for reader in (store, view):
+            lost |= _reads(reader, group)
+        view.close()
+    store.close()
+    return LOST if lost else READ
+
+
+def _reads(reader: StoreReader, group: int) -> bool:
+    asked: list[Callable[[], object]] = [partial(reader.bounds, group), *(partial(reader.rows, group, table) for table in (0, 1))]
+    for number in range(30):
+        asked.append(partial(reader.header, group, number))
+        asked.append(partial(reader.entries, group, number, number + 3, 1 << 20))
+        asked.append(partial(reader.row, group, 1, key_of(number)))
+    return sum(map(_is_lost, asked)) > 0
+
+
+def _is_lost(ask: Callable[[], object]) -> bool:
+    """Whether what is asked for is said to be."""
+    try:
+        ask()
+    except DataLossError:
+        return True
+    return False
+
+
+def attempt(act: Act) -> str:
     """How a process of its own ends."""
     pid = os.fork()
     if pid == 0:
         end = FAILED
         try:
             signal.alarm(TRY_S)
-            end = asyncio.run(write(directory, batch))
+            end = asyncio.run(act())
         finally:
             os._exit(end)
     status = os.waitpid(pid, 0)[1]
@@ -129,21 +168,23 @@ def harmed(data: bytes, page: int, harm: str) -> bytes:
 
 
 def main(directory: Path, harm: str) -> None:
-    """Try all writes over all pages."""
+    """Try to read all and each of the writes, over all pages."""
     transaction.INLINE_DELETES_MAX, transaction.STEP_DELETES_MAX = 4, 16
     asyncio.run(fill(directory))
     path = data_file(directory)
     data = path.read_bytes()
-    for make in WRITES:
+    acts: dict[str, Act] = {read.__name__: partial(read, directory)}
+    acts |= {make.__name__: partial(write, directory, make()) for make in WRITES}
+    for name, act in acts.items():
         ends: Counter[str] = Counter()
         for page in range(2, len(data) // PAGE_SIZE):
             at = page * PAGE_SIZE
             path.write_bytes(data[:at] + harmed(data, page, harm) + data[at + PAGE_SIZE :])
-            end = attempt(directory, make())
+            end = attempt(act)
             ends[end] += 1
-            if end not in (ENDS[WRITTEN], ENDS[UNREADABLE]):
-                print(f"{make.__name__} over page {page}: {end}", file=sys.stderr)
-        print(make.__name__, *(f"{end}={count}" for end, count in sorted(ends.items())))
+            if end not in SOUND_ENDS:
+                print(f"{name} over page {page}: {end}", file=sys.stderr)
+        print(name, *(f"{end}={count}" for end, count in sorted(ends.items())))
 
 
 if __name__ == "__main__":

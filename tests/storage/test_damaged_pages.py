@@ -1,9 +1,10 @@
-"""A page that is damaged as a whole never ends the process that writes, and a lookup that meets it loses what it held alone."""
+"""A page that is damaged as a whole never ends the process, and a lookup that meets it loses what it held alone."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from raftlog.storage.environment import data_file, unwritable
 from raftlog.storage.lmdb_store import LmdbStore
 from raftlog.storage.port import WriteBatch
 from raftlog.storage.sound_pages import SoundPages
-from tests.storage.every_page import ENDS, PAGE_SIZE, UNREADABLE, WRITES, WRITTEN
+from tests.storage.every_page import ENDS, LOST, PAGE_SIZE, READ, UNREADABLE, WRITES, WRITTEN
 from tests.storage.helpers import OPTIONS, Faults, batch_of, commit, make_entry, open_store, until
 
 MANY = 300
@@ -46,14 +47,15 @@ def zero_page_of(path: Path, what: bytes) -> int:
 
 
 @pytest.mark.parametrize("harm", ["zeros", "other"])
-async def test_no_damaged_page_ends_the_process_that_writes(tmp_path: Path, harm: str) -> None:
-    """Whichever page it is, and whatever is deleted or put: it is written, or the file is found to be damaged."""
+async def test_no_damaged_page_ends_the_process(tmp_path: Path, harm: str) -> None:
+    """Whichever page it is, and whatever is read, deleted or put: that is done, or said to be lost, or the file to be damaged."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.storage.every_page", str(tmp_path), harm, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
     assert process.returncode == 0
     ends = {line.split()[0]: {word.split("=")[0] for word in line.split()[1:]} for line in out.decode().splitlines()}
+    assert ends.pop("read") == {ENDS[READ], ENDS[LOST], ENDS[UNREADABLE]}
     assert ends == {make.__name__: {ENDS[WRITTEN], ENDS[UNREADABLE]} for make in WRITES}
 
 
@@ -120,6 +122,51 @@ async def test_one_damaged_page_hides_only_what_it_held(tmp_path: Path) -> None:
         assert len(store.entries(2, 0, MANY + 1, 1 << 20)) == MANY + 1
         assert store.header(1, 0) is not None
         assert store.recent_usage().used_bytes
+    store.close()
+
+
+async def test_a_damaged_page_behind_a_groups_rows_costs_that_page_only(tmp_path: Path) -> None:
+    """LMDB's cursors end the process where they go on to a page of zeros: at each start, for opening a group lists its rows."""
+    store = open_store(tmp_path)
+    await commit(store, WriteBatch(rows={(group, 1, b"%03d" % row): b"v" * 100 for group in (1, 2, 3) for row in range(100)}))
+    store.close()
+    zero_page_of(data_file(tmp_path), layout.row_key(2, 1, b"099"))
+    store = open_store(tmp_path)
+    with pytest.raises(DataLossError, match="is not the tree's page"):
+        store.rows(2, 1)
+    assert len(list(store.rows(1, 1))) == 100
+    assert store.row(2, 1, b"000") == b"v" * 100
+    with closing(store.view(2)) as view, pytest.raises(DataLossError, match="is not the tree's page"):
+        view.page((1, b"000"), 1 << 20)
+    store.close()
+
+
+async def test_a_row_is_lost_rather_than_missing_where_another_page_stands(tmp_path: Path) -> None:
+    """LMDB would not find it there, and a vote that is missing is one that was never given."""
+    store = open_store(tmp_path)
+    await commit(store, WriteBatch(rows={(group, 1, b"%03d" % row): b"v" * 100 for group in (1, 2, 3) for row in range(100)}))
+    store.close()
+    path = data_file(tmp_path)
+    data = path.read_bytes()
+    here, there = (data.index(layout.row_key(group, 1, b"050")) // PAGE_SIZE * PAGE_SIZE for group in (1, 3))
+    number = data[here : here + 8]  # the page's own
+    path.write_bytes(data[:here] + number + data[there + 8 : there + PAGE_SIZE] + data[here + PAGE_SIZE :])
+    store = open_store(tmp_path)
+    for meet in (lambda: store.row(1, 1, b"050"), lambda: store.rows(1, 1)):
+        with pytest.raises(DataLossError, match="out of order"):
+            meet()
+    store.close()
+
+
+@pytest.mark.parametrize("key", [b"\0" * 7, layout.group_key(1) + b"\0" * 4])
+async def test_an_entrys_key_of_a_wrong_length_is_damage(tmp_path: Path, key: bytes) -> None:
+    """Where groups are listed it makes the node join anew, as any damage there."""
+    await filled(tmp_path)
+    with lmdb.open(str(data_file(tmp_path).parent), max_dbs=3) as env, env.begin(write=True) as txn:
+        txn.put(key, b"", db=env.open_db(layout.ENTRIES_DB, txn=txn))
+    store = open_store(tmp_path)
+    with pytest.raises(DataLossError, match=key.hex()):
+        store.groups()
     store.close()
 
 
