@@ -39,6 +39,7 @@ from raftlog.storage.page_format import (
 )
 
 _key_size = struct.Struct("=H").unpack_from
+_KEY_AT = NODE.size
 _KEY_SIZE_AT = NODE.size - 2
 
 
@@ -57,12 +58,24 @@ class _Page(NamedTuple):
     def key(self, position: int) -> bytes:
         """The key of a node."""
         data, at = self.data, self.offsets[position]
-        if self.upper <= at <= len(data) - NODE.size:
-            start = at + NODE.size
+        if self.upper <= at <= len(data) - _KEY_AT:
+            start = at + _KEY_AT
             end = start + _key_size(data, at + _KEY_SIZE_AT)[0]
             if end <= len(data):
                 return data[start:end]
         raise self.damaged("is damaged")
+
+    def position(self, key: bytes, start: int = 0, *, behind: bool = False) -> int:
+        """Of the first node, from ``start`` on, whose key is not lower; ``behind``: that is higher."""
+        data = self.data
+
+        def key_at(at: int) -> bytes:  # ``key`` without its checks: most of what a search costs
+            return data[at + _KEY_AT : at + _KEY_AT + _key_size(data, at + _KEY_SIZE_AT)[0]]
+
+        try:
+            return (bisect_right if behind else bisect_left)(self.offsets, key, start, key=key_at)
+        except struct.error as error:
+            raise self.damaged("is damaged") from error
 
     def leads_to(self, key: bytes, upwards: bool) -> bool:
         """Whether the search for ``key``, or else for what is below it, comes through this page."""
@@ -73,7 +86,7 @@ class _Page(NamedTuple):
     def child(self, key: bytes, upwards: bool) -> tuple[int, bytes, bytes | None]:
         """Of a branch: the page below that leads there, and between which keys its own are."""
         count = len(self.offsets)
-        position = (bisect_right if upwards else bisect_left)(range(count), key, 1, key=self.key) - 1
+        position = self.position(key, 1, behind=upwards) - 1
         low = self.key(position) if position else self.low
         high = self.key(position + 1) if position + 1 < count else self.high
         if low < self.low or (high is not None and (high <= low or (self.high is not None and high > self.high))):
@@ -115,7 +128,7 @@ class PlainWalk:
         at: bytes | None = start if tree.root != NO_PAGE else None
         while at is not None:
             leaf = self._leaf(tree, at, True)
-            position = bisect_left(range(len(leaf.offsets)), start, key=leaf.key)
+            position = leaf.position(start)
             if position < len(leaf.offsets):
                 found = leaf.key(position)
                 if found < start:
@@ -129,7 +142,7 @@ class PlainWalk:
         at = stop if tree.root != NO_PAGE else b""
         while at:
             leaf = self._leaf(tree, at, False)
-            position = bisect_left(range(len(leaf.offsets)), stop, key=leaf.key)
+            position = leaf.position(stop)
             if position:
                 found = leaf.key(position - 1)
                 if found >= stop:
@@ -143,10 +156,10 @@ class PlainWalk:
         if tree.root == NO_PAGE:
             return None
         leaf = self._leaf(tree, key, True)
-        position = bisect_left(range(len(leaf.offsets)), key, key=leaf.key)
+        position = leaf.position(key)
         if position == len(leaf.offsets) or leaf.key(position) != key:
             return None
-        return next(self._items_of(leaf, key))[1]
+        return next(self._items_of(leaf, position, key))[1]
 
     def items(self, tree: Tree, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
         """Keys from the first on that is not lower than ``start``, with their values. To be used up before ``renew``.
@@ -157,7 +170,7 @@ class PlainWalk:
         at: bytes | None = start if tree.root != NO_PAGE else None
         while at is not None:
             leaf = self._leaf(tree, at, True)
-            yield from self._items_of(leaf, start)
+            yield from self._items_of(leaf, leaf.position(start), start)
             at = leaf.high
 
     def _leaf(self, tree: Tree, key: bytes, upwards: bool) -> _Page:
@@ -181,11 +194,11 @@ class PlainWalk:
             raise page.damaged("is out of order")
         return page
 
-    def _items_of(self, leaf: _Page, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
-        """A leaf's items from ``start`` on."""
+    def _items_of(self, leaf: _Page, position: int, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """A leaf's items from ``position`` on, where those begin that are not lower than ``start``."""
         data, last = leaf.data, start
         view = memoryview(data)
-        for at in leaf.offsets[bisect_left(range(len(leaf.offsets)), start, key=leaf.key) :]:
+        for at in leaf.offsets[position:]:
             if not leaf.upper <= at <= len(data) - NODE.size:
                 raise leaf.damaged("is damaged")
             size, high, flags, key_size = NODE.unpack_from(data, at)
