@@ -384,8 +384,10 @@ class Group:
     def _make_way(self) -> None:
         """As a leader with damaged data, let a voter lead that is there, and well. If all that are there are damaged, it helps
         where a follower lacks what cannot be read here. At times only, for it may be that nobody can take over."""
+        if self.damaged is None or self.role is not Role.LEADER or not self.member.serves():
+            return
         now_s = self._clock.monotonic_s()
-        if self.damaged is None or self.role is not Role.LEADER or now_s < self._makes_way_s or not self.member.serves():
+        if now_s < self._makes_way_s:
             return
         known, lacking = self.followers(), self.member.sender.lacking()
         voters = [voter for voter in self.configuration.voters if voter in known]

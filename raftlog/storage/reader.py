@@ -174,8 +174,11 @@ class LmdbReader:
         """A view that is valid until the read transaction is renewed."""
         if index < self._first_kept(group):
             return None
-        with self._reading(f"entry {index} of group {group}"):
+        try:  # as ``_reading``, whose words would have to be made for every entry that is read
             return self._txn.get(layout.entry_key(group, index), db=self._dbs.entries)
+        except lmdb.Error as error:
+            self._met_damage()
+            raise DataLossError(f"entry {index} of group {group} cannot be read: {error}") from error
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:

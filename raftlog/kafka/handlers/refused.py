@@ -48,8 +48,8 @@ class RefusedBatches:
 
     def told(self, tp: TopicPartition, batch: Batch, outcome: Outcome) -> Outcome:
         """What a producer is told of a batch whose outcome is ``outcome``; called in the order of the answers."""
-        failed = isinstance(outcome, RaftlogError)
-        if (not failed and not self._refused) or len(batch) < HEADER_SIZE:
+        self._forget_old()
+        if (not self._refused and not isinstance(outcome, RaftlogError)) or len(batch) < HEADER_SIZE:
             return outcome
         header = read_header(batch)
         if header.producer_id == NO_PRODUCER:
@@ -73,13 +73,12 @@ class RefusedBatches:
 
     def _explained(self, key: _Key, header: BatchHeader) -> RaftlogError | None:
         known = self._refused.get(key)
-        if known is None:
-            return None
-        sequence, at_s, error = known
-        if self._now_s() - at_s > EXPLAINS_S:
-            del self._refused[key]
-            return None
-        return error if _follows(header.base_sequence, sequence) else None
+        return known[2] if known is not None and _follows(header.base_sequence, known[0]) else None
+
+    def _forget_old(self) -> None:
+        """Rule 2; those that were refused longest ago stand first."""
+        while self._refused and self._now_s() - next(iter(self._refused.values()))[1] > EXPLAINS_S:
+            self._refused.popitem(last=False)
 
 
 def _follows(sequence: int, other: int) -> bool:
