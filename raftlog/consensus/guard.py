@@ -21,11 +21,12 @@ log, and returns what to do; none has state of its own. ``Guards`` names them, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from raftlog.consensus.messages import Ack, Append, RequestPreVote, RequestVote
-from raftlog.errors import ConsensusFailedError
+from raftlog.errors import ConsensusFailedError, DataLossError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +106,20 @@ def _matching(entries: Sequence[object], log: LogView) -> int:
     return count
 
 
-def outgoing_ack(ack: Ack, *, commit_index: int, ack_next_max: int | None, probe: int, round_: int) -> Ack:
-    """Guards 1 and 3 on the follower: cap what is acknowledged, and let a reset point where the logs agree."""
+def outgoing_ack(
+    ack: Ack, log: LogView, *, commit_index: int, ack_next_max: int | None, answering: tuple[int, int], damaged: bool
+) -> Ack:
+    """Guards 1 and 3 on the follower: cap what is acknowledged, and let a reset point where the logs agree, and say the term
+    there. ``answering``: probe and round of the Append."""
     next_index = ack.next_index
     if ack.success and ack_next_max is not None:
         next_index = min(next_index, ack_next_max)
+    agreed_term = 0
     if ack.reset:
         next_index = min(next_index, commit_index + 1)
-    return Ack(ack.term, next_index, ack.success, ack.reset, probe, round_)
+        with suppress(DataLossError):
+            agreed_term = log.term_at(next_index - 1) or 0
+    return Ack(ack.term, next_index, ack.success, ack.reset, *answering, damaged, agreed_term)
 
 
 class AckOutcome(NamedTuple):
@@ -136,7 +143,8 @@ def incoming_ack(
     if not ack.reset or ack.probe != probe:
         return AckOutcome(replace(ack, reset=False))
     next_index = max(ack.next_index, (match_index or 0) + 1, first_index + 1)
-    return AckOutcome(replace(ack, next_index=next_index), probe_again=True)
+    agreed_term = ack.agreed_term if next_index == ack.next_index else 0
+    return AckOutcome(replace(ack, next_index=next_index, agreed_term=agreed_term), probe_again=True)
 
 
 def grants_pre_vote(ask: RequestPreVote, *, term: int, last_index: int, last_term: int, leader_alive: bool) -> bool:

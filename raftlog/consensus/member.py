@@ -330,7 +330,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         self._hand_in(sender, outcome.ack)
         follower.round, follower.mute, follower.damaged = max(follower.round, ack.round), False, ack.damaged
         if outcome.probe_again:
-            if self.sender.probed(sender, outcome.ack.next_index):
+            if self.sender.probed(sender, outcome.ack.next_index, outcome.ack.agreed_term):
                 self._send_now = True
             elif 1 < self.journal.first_index == outcome.ack.next_index - 1:
                 self.sender.offers(sender, self._now())
@@ -387,12 +387,12 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         if isinstance(translated, Ack) and (self._guards.matching or self._guards.probes):
             translated = guard.outgoing_ack(
                 translated,
+                self.journal,
                 commit_index=self.journal.commit_index if self._guards.probes else self.journal.last_index,
                 ack_next_max=self._ack_next_max,
-                probe=self._answering[0],
-                round_=self._answering[1],
+                answering=self._answering,
+                damaged=self.damaged,
             )
-            translated.damaged = self.damaged
         self.outbox.append((recipient, translated))
 
     # ---- PySyncObj's own methods, replaced

@@ -45,6 +45,8 @@ class Ack:
     round: int = 0
     damaged: bool = False
     """Something of what the follower holds fails its check."""
+    agreed_term: int = 0
+    """Of a reset: the term of the entry before ``next_index``, which the follower knows to be committed; 0 if it cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,8 @@ def to_wire(group: int, sender: int, recipient: int, message: Message) -> pb.Raf
             ack = pb.AppendAck(term=term, next_index=next_index, success=success, reset=reset, probe=probe, round=round_)
             if message.damaged:
                 ack.damaged = True
+            if message.agreed_term:
+                ack.agreed_term = message.agreed_term
             body = {"append_ack": ack}
         case RequestVote(term, last_index, last_term, disruptive):
             ask = pb.RequestVote(term=term, last_index=last_index, last_term=last_term, disruptive=disruptive)
@@ -222,7 +226,7 @@ def from_wire(wire: pb.RaftMessage, payloads: list[bytes]) -> Message:
 
 
 _SMALL: dict[str, Callable[[Any], Message]] = {
-    "append_ack": lambda m: Ack(m.term, m.next_index, m.success, m.reset, m.probe, m.round, m.damaged),
+    "append_ack": lambda m: Ack(m.term, m.next_index, m.success, m.reset, m.probe, m.round, m.damaged, m.agreed_term),
     "request_vote": lambda m: RequestVote(m.term, m.last_index, m.last_term, m.disruptive),
     "request_pre_vote": lambda m: RequestPreVote(m.term, m.last_index, m.last_term),
     "vote": lambda m: Vote(m.term),

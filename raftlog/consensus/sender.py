@@ -57,7 +57,7 @@ class Follower:
     """What a leader knows of a follower beside PySyncObj's nextIndex and matchIndex."""
 
     __slots__ = (
-        *("damaged", "held", "in_flight", "learner", "mute", "node", "offered"),
+        *("agreed", "damaged", "held", "in_flight", "learner", "mute", "node", "offered"),
         *("probe", "probed_at", "round", "sent_s", "stuck_since_s", "unreadable"),
     )
 
@@ -86,6 +86,8 @@ class Follower:
         """It lacks an entry that is damaged here."""
         self.damaged = False
         """Something of what it holds fails its check, it says."""
+        self.agreed = (0, 0)
+        """Index and term of an entry that it knows to be committed; 0 for the term where it could not say."""
 
 
 class Sender:
@@ -125,6 +127,7 @@ class Sender:
         for other, follower in self.followers.items():
             self._forget_in_flight(other)
             follower.probe = follower.probed_at = follower.round = follower.held = 0
+            follower.agreed = 0, 0
             follower.mute, follower.stuck_since_s, follower.offered, follower.unreadable = False, NEVER_S, False, False
         self.round = 0
 
@@ -207,15 +210,29 @@ class Sender:
 
     def _message(self, follower: Follower, index: int, entries: list[Entry], term: int) -> Append:
         prev = max(index - 1, self._journal.first_index)
-        prev_term = self._journal.term_at(prev)
+        prev_term = self._term_at(prev, follower)
         assert prev_term is not None
         commit = self._journal.commit_index
         return Append(term, prev, prev_term, commit, entries, follower.probe, self.round, int(self.tells_to_sleep))
 
-    def probed(self, other: int, next_index: int) -> bool:
-        """A follower has answered a probe by a reset to ``next_index``; whether it is worth sending at once. What is under way to
-        it it refuses as well. One that was there before wants heartbeats, which tell when it has come on."""
+    def _term_at(self, index: int, follower: Follower) -> int | None:
+        """Of an entry that is damaged here the follower may have told the term: what it knows to be committed is in every
+        leader's log, and the same there. Then it can be given what comes behind, though nobody can who lacks that entry."""
+        try:
+            return self._journal.term_at(index)
+        except DataLossError as error:
+            agreed_index, term = follower.agreed
+            if agreed_index != index or not term:
+                raise
+            self.met = error
+            return term
+
+    def probed(self, other: int, next_index: int, agreed_term: int) -> bool:
+        """A follower has answered a probe by a reset to ``next_index``, ``agreed_term`` being the term of the entry before;
+        whether it is worth sending at once. What is under way to it it refuses as well. One that was there before wants
+        heartbeats, which tell when it has come on."""
         follower = self.followers[other]
+        follower.agreed = next_index - 1, agreed_term
         follower.probe += 1
         self._forget_in_flight(other)
         follower.mute = next_index == follower.probed_at

@@ -6,15 +6,16 @@ the next round sees what came of it. Nothing is kept between rounds: a round tha
 a time, costs nothing but the time.
 
 The way of one replica: added as a learner → it catches up → promoted to a voter → one that is not wanted hands over
-leadership, if it leads → is removed → is forgotten by the metadata, upon which its data goes.
+leadership, if it leads → is removed → is forgotten by the metadata, upon which its data goes. Only lost ones go before.
 
 Rules:
 
 1. One replica of a group changes at a time, and only when the change before it is committed.
 2. A learner is promoted only when it has caught up: it lacks nothing that is older than ``CAUGHT_UP_MS``.
 3. A voter that holds what is committed is removed only when as many others hold it as replicas are wanted. One that does not,
-   because it is down or its disk is lost, is removed once there are more voters than wanted, if a majority of the others
-   hold it. So no step leaves fewer good copies than are wanted, or than there were.
+   because it is down, is removed once there are more voters than wanted, if a majority of the others hold it. So no step
+   leaves fewer good copies than are wanted, or than there were. One whose disk is lost goes first of all, under the same
+   condition: it never votes again, and beside it each voter more would raise the majority, to all that are left of three.
 4. A leader is never removed: it hands over first, to a voter that is wanted and has caught up.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.
@@ -215,21 +216,20 @@ class _Group:
             return Next(waits="its last change is not committed yet")
         members = self.report.members
         gone = [one for one in self.going if one not in members]
-        if gone:
-            return self._step(StepKind.FORGET, gone[0])
         strangers = [one for one in self.report.learners if one not in self.wanted]
-        if strangers:
-            return self._step(StepKind.REMOVE, strangers[0])
+        if gone or strangers:
+            return self._step(StepKind.FORGET, gone[0]) if gone else self._step(StepKind.REMOVE, strangers[0])
+        lost = [one for one in self.unwanted if one in self.lost]
+        leaves = self._leave(lost[0]) if lost else Next()
+        if leaves.step is not None:
+            return leaves
         missing = [one for one in self.wanted if one not in members]
         if self.report.learners:
             return self._learn(self.report.learners[0], missing)
-        waits, held_up = "", False
-        if len(self.report.voters) > len(self.wanted):
-            leaves = self._leave(self.unwanted[0])
-            if leaves.step is not None:
-                return leaves
-            waits, held_up = leaves.waits, leaves.held_up
-        return self._add(missing, waits, held_up=held_up)
+        leaves = self._leave(self.unwanted[0]) if len(self.report.voters) > len(self.wanted) else Next()
+        if leaves.step is not None:
+            return leaves
+        return self._add(missing, leaves.waits, held_up=leaves.held_up)
 
     def _learn(self, learner: Replica, missing: list[Replica]) -> Next:
         if self.good(learner):

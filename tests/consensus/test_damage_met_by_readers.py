@@ -270,6 +270,37 @@ def test_two_damaged_voters_fill_a_third_together() -> None:
     World(3, 7).run(scenario)
 
 
+def test_what_lies_behind_a_damaged_entry_is_given_to_who_holds_that_entry() -> None:
+    """The entry is the last of a follower's log, the third disk is gone: all that is acknowledged is there yet, between the two.
+    Also where the damaged entry is the last of its term, so that no other one tells its term."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        for _ in range(3):
+            world.publish(leader, 200)
+        await world.until(world.converged)
+        await world.settle(1.0)  # the commit index reaches the disks
+        behind, other = others(world, leader)
+        index = group_of(behind).last_index
+        behind.crash()
+        assert group_of(leader).transfer()
+        await world.until(lambda: world.leader() is other)
+        world.publish(other, 200)
+        await world.until(lambda: len(world.acknowledged) == 4)
+        await world.until(lambda: group_of(leader).commit_index == group_of(other).commit_index)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        other.crash()
+        leader.store.damage_entry(GROUP, index, 20)  # within its header
+        turns_of(leader)._tail.forget(GROUP, 1, 100)
+        acknowledged = group_of(leader).last_index
+        assert acknowledged == index + 2
+        behind.start()
+        await world.until(lambda: world.leader() is behind)  # it is well, and can serve all of the log
+        assert len(group_of(behind).read(index, acknowledged + 1, 1 << 20)) == 3
+
+    World(3, 49).run(scenario)
+
+
 async def with_one_voter_replaced(world: World, damage: Callable[[WorldNode], None]) -> tuple[WorldNode, WorldNode]:
     """A leader that something is damaged on, found out only as it fills the new replica of a node whose old one is lost; and that
     node. Nobody but the leader and one more voter are left to vote."""

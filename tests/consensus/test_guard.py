@@ -12,7 +12,7 @@ from raftlog.consensus import guard
 from raftlog.consensus.guard import Guards, Receivable
 from raftlog.consensus.messages import Ack, Append, RequestPreVote, RequestVote
 from raftlog.core.entry import Entry, EntryHeader, EntryKind
-from raftlog.errors import ConsensusFailedError
+from raftlog.errors import ConsensusFailedError, DataLossError
 
 
 def entry(index: int, term: int) -> Entry:
@@ -162,13 +162,27 @@ def test_a_message_wholly_below_the_start_of_the_log_is_acknowledged_only_to_its
 # ---- acknowledgements
 
 
+class DamagedLog(Log):
+    """None of its entries can be read."""
+
+    def term_at(self, index: int) -> int | None:
+        raise DataLossError(f"entry {index} is damaged")
+
+
 def test_an_outgoing_acknowledgement_is_capped() -> None:
-    """A success promises at most what the message covered; a reset points where the logs are known to agree."""
-    ack = guard.outgoing_ack(Ack(3, 20, True, False), commit_index=4, ack_next_max=9, probe=2, round_=5)
-    assert ack == Ack(3, 9, True, False, 2, 5)
-    reset = guard.outgoing_ack(Ack(3, 20, False, True), commit_index=4, ack_next_max=None, probe=2, round_=5)
-    assert reset == Ack(3, 5, False, True, 2, 5)
-    assert guard.outgoing_ack(Ack(3, 8, True, False), commit_index=4, ack_next_max=9, probe=0, round_=0).next_index == 8
+    """A success promises at most what the message covered; a reset points where the logs are known to agree, and names the term
+    there, if that can be read."""
+    log = Log([1, 1, 1, 2, 2])
+    ack = guard.outgoing_ack(Ack(3, 20, True, False), log, commit_index=4, ack_next_max=9, answering=(2, 5), damaged=True)
+    assert ack == Ack(3, 9, True, False, 2, 5, damaged=True)
+    reset = guard.outgoing_ack(Ack(3, 20, False, True), log, commit_index=4, ack_next_max=None, answering=(2, 5), damaged=False)
+    assert reset == Ack(3, 5, False, True, 2, 5, agreed_term=2)
+    unread = guard.outgoing_ack(
+        Ack(3, 20, False, True), DamagedLog([1, 1, 1, 2, 2]), commit_index=4, ack_next_max=None, answering=(2, 5), damaged=True
+    )
+    assert unread == Ack(3, 5, False, True, 2, 5, damaged=True)
+    usual = guard.outgoing_ack(Ack(3, 8, True, False), log, commit_index=4, ack_next_max=9, answering=(0, 0), damaged=False)
+    assert usual == Ack(3, 8, True, False)
 
 
 def incoming(ack: Ack, *, probe: int = 0, match: int | None = 5, guards: Guards | None = None) -> guard.AckOutcome | None:
@@ -208,6 +222,14 @@ def test_a_reset_never_points_below_what_matches_or_what_is_held(asked: int, mat
     outcome = incoming(Ack(3, asked, False, True), match=match, guards=Guards(terms=False))
     assert outcome is not None
     assert outcome.ack.next_index == next_index
+
+
+def test_a_reset_that_was_moved_says_no_term() -> None:
+    """What the follower said was of another entry."""
+    stays, moved = (incoming(Ack(3, asked, False, True, agreed_term=2)) for asked in (9, 3))
+    assert stays is not None
+    assert moved is not None
+    assert (stays.ack.agreed_term, moved.ack.agreed_term) == (2, 0)
 
 
 # ---- votes and commit

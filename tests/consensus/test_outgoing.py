@@ -35,7 +35,7 @@ MEMBER = member_id(2**32 - 1, 2**32 - 1)
 NODE = 2**32 - 1
 LARGEST: tuple[Message, ...] = (
     Append(MOST, MOST, MOST, MOST, [], MOST, MOST, MOST),
-    Ack(MOST, MOST, True, True, MOST, MOST, damaged=True),
+    Ack(MOST, MOST, True, True, MOST, MOST, damaged=True, agreed_term=MOST),
     RequestVote(MOST, MOST, MOST, True),
     Vote(MOST),
     RequestPreVote(MOST, MOST, MOST),

@@ -86,11 +86,22 @@ def test_a_leader_hands_over_before_it_is_removed() -> None:
 def test_a_lost_disk_never_counts_as_a_copy() -> None:
     """The leader still believes that the replica matches; the metadata knows that its disk is gone."""
     wiped_there = _partition(A, B, (3, 4), lost=(C,))
-    assert _kind(next_step(wiped_there, _report(A, B, C), ALL_UP)) == (StepKind.ADD, (3, 4))
+    assert _kind(next_step(wiped_there, _report(A, B), ALL_UP)) == (StepKind.FORGET, C)
+    assert _kind(next_step(wiped_there, _report(A, B, C, behind=(B,)), ALL_UP)) == (StepKind.ADD, (3, 4))
     assert _kind(next_step(wiped_there, _report(A, B, C, (3, 4)), ALL_UP)) == (StepKind.REMOVE, C)
     # With a second one behind, taking the lost one out would leave one good copy of three.
     found = next_step(wiped_there, _report(A, B, C, (3, 4), behind=(B, (3, 4))), ALL_UP)
     assert _kind(found) == "node 2 has to catch up before node 3 may go"
+
+
+def test_a_lost_voter_goes_before_another_one_comes() -> None:
+    """With the lost one and its successor there would be four voters, and all three that live were needed for a majority: one
+    that is slow, as a disk is that is just being filled, would stop the partition."""
+    wiped_there = _partition(A, B, (3, 4), lost=(C,))
+    assert _kind(next_step(wiped_there, _report(A, B, C), ALL_UP)) == (StepKind.REMOVE, C)
+    assert _kind(next_step(wiped_there, _report(A, B, C, learners=((3, 4),)), ALL_UP)) == (StepKind.REMOVE, C)
+    # A replica that is lost and leads yet, for its data is damaged, hands over first.
+    assert _kind(next_step(wiped_there, _report(A, B, C, leader=C), ALL_UP)) == (StepKind.TRANSFER, A)
 
 
 def test_a_good_copy_goes_only_when_as_many_as_wanted_are_left() -> None:

@@ -38,7 +38,7 @@ RECORDED: Final[dict[str, tuple[str, int]]] = {
     "moves-forget-members": ("moves", 1),
     "moves-delete-what-is-not-wanted": ("moves", 1),
     "returns-vote-with-an-emptied-log": ("returns", 5),
-    "returns-let-old-disks-in": ("returns", 9),
+    "returns-let-old-disks-in": ("returns", 14),
     "returns-let-empty-disks-in": ("returns", 2),
     "returns-open-replicas-of-the-past": ("returns", 2),
     "returns-join-as-what-it-was": ("returns", 2),

@@ -17,6 +17,7 @@ from raftlog.consensus.snapshot import STAGED
 from raftlog.core.configuration import member_id
 from raftlog.core.metadata import MetadataState
 from raftlog.errors import DataLossError
+from raftlog.storage.port import StoreReader
 from tests.simulation.admin import Admin
 from tests.simulation.clients import Client, Consumer, Looker, Producer
 from tests.simulation.disk import Contents
@@ -95,11 +96,16 @@ class Comings(Faults):
 
     def _flips_elsewhere(self, wiped: Machine) -> str | None:
         """Damage comes to light when a lost replica is filled: where the other two are needed to vote. Not in what is read at the
-        start, for a replica that cannot be opened does not vote."""
+        start, for a replica that cannot be opened does not vote; nor in what the third has not got, for then it is nowhere."""
         machine = self.rng.choice([machine for machine in self.world.machines.values() if machine is not wiped])
+        thirds = [third.disk.contents.store for third in self.world.machines.values() if third not in (wiped, machine)]
         store = machine.disk.contents.store
         settled = {
-            group: range(bounds[0] + 1, stored_progress(store, group)[1] - 1)
+            group: [
+                index
+                for index in range(bounds[0] + 1, stored_progress(store, group)[1] - 1)
+                if any(_holds(third, group, index, store) for third in thirds)
+            ]
             for group in store.groups()
             if 0 < group < STAGED and (bounds := store.bounds(group)) is not None
         }
@@ -146,6 +152,12 @@ class Comings(Faults):
         self.world.machines[machine.id] = machine
         machine.start()
         return f"node {machine.id} is to join"
+
+
+def _holds(store: StoreReader, group: int, index: int, like: StoreReader) -> bool:
+    """Whether a disk holds an entry as another one does."""
+    mine, other = store.header(group, index), like.header(group, index)
+    return mine is not None and other is not None and mine.term == other.term
 
 
 def read_damaged(world: World) -> bool:

@@ -22,6 +22,7 @@ SAFETY_SEEDS = (1, 2, 3, 4, 1306)
 LIVENESS_SEEDS = (1, 2)
 GROUPS_SEEDS = (1, 2, 1002)
 MOVES_SEEDS = (1, 2, 16)
+RETURNS_SEEDS = (1, 785)
 
 
 @pytest.mark.parametrize("seed", SAFETY_SEEDS)
@@ -59,6 +60,14 @@ def test_replicas_end_where_they_are_wanted_whatever_goes_wrong(seed: int) -> No
     outcome = run_seed("moves", seed)
     assert not outcome.violations, report(outcome)
     assert outcome.coverage["replicas removed"] >= 1
+
+
+@pytest.mark.parametrize("seed", RETURNS_SEEDS)
+def test_every_node_is_whole_again_whatever_goes_wrong(seed: int) -> None:
+    """Nodes join, and come back on empty and on old disks, entries are damaged meanwhile: nobody has to look after it."""
+    outcome = run_seed("returns", seed)
+    assert not outcome.violations, report(outcome)
+    assert outcome.coverage["damage beside a lost disk"] >= (seed == 785)
 
 
 @pytest.mark.parametrize("mode", MODES)

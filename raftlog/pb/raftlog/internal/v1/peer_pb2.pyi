@@ -517,6 +517,7 @@ class AppendAck(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
+    AGREED_TERM_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     next_index: _builtins.int
     success: _builtins.bool
@@ -525,6 +526,8 @@ class AppendAck(_message.Message):
     round: _builtins.int
     damaged: _builtins.bool
     """Something of what the follower holds fails its check. It counts as before, but should not lead, nor be read from."""
+    agreed_term: _builtins.int
+    """Of a reset: the term of the entry before next_index, which the follower knows to be committed; 0 where it cannot say."""
     def __init__(
         self,
         *,
@@ -535,10 +538,11 @@ class AppendAck(_message.Message):
         probe: _builtins.int = ...,
         round: _builtins.int = ...,
         damaged: _builtins.bool = ...,
+        agreed_term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "next_index", b"next_index", "probe", b"probe", "reset", b"reset", "round", b"round", "success", b"success", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed_term", b"agreed_term", "damaged", b"damaged", "next_index", b"next_index", "probe", b"probe", "reset", b"reset", "round", b"round", "success", b"success", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
