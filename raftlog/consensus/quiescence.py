@@ -31,6 +31,11 @@ WAKE_S = 0.001
 """Time that each group adds to that over which a link's groups wake: about what their elections cost one node."""
 
 
+HEARTBEATS = 2
+"""A link's heartbeat for its sleeping groups stands for so many of theirs, and is answered within as long: each wakes two nodes
+that have nothing else to do. Who waits for it bears the lack of two more."""
+
+
 class Quiescence:
     """See the module; it is also the members' ``sleeper.Feed``.
 
@@ -81,6 +86,9 @@ class Quiescence:
     def _patience_s(self) -> float:
         return (self._patience.election_min_s + self._patience.election_max_s) / 2
 
+    def _beat_s(self) -> float:
+        return HEARTBEATS * self._patience.heartbeat_s
+
     def _doubt_s(self) -> float:
         return self._patience.fallback_s
 
@@ -126,7 +134,7 @@ class Quiescence:
             return
         telling = self._telling.get(node_id)
         if telling is None:
-            telling = self._telling[node_id] = Telling(self._patience.heartbeat_s, self._doubt_s)
+            telling = self._telling[node_id] = Telling(self._beat_s(), self._doubt_s)
         telling.tell(group.group, append.term, self._clock.monotonic_s())
         append.sleep_epoch = telling.epoch
         self._spoken.add(group.group)
@@ -173,7 +181,9 @@ class Quiescence:
             refused, stale = told.beat(Beat(beat.epoch, beat.count, beat.digest), self._clock.monotonic_s())
             if missed and not told.missed:
                 self._sleep_on(told.groups())
-            by_s = self._clock.monotonic_s() + (0 if refused else self._patience.heartbeat_s)
+            by_s = self._clock.monotonic_s() + (0 if refused else self._beat_s())
+            if node_id in self._answers:  # the last one waits yet, and would for ever if each beat put it off
+                by_s = min(by_s, self._answers[node_id][0])
             self._answers[node_id] = (by_s, pb.SleepersHeard(epoch=beat.epoch, refused=refused))
             self._wake_followers(node_id, stale)
         if turn.HasField("sleepers_heard") and telling is not None:
