@@ -471,7 +471,8 @@ def test_a_leader_tells_how_far_its_followers_are() -> None:
         progress = group.followers()
         assert set(progress) == {*at(1, 2, 3)} - {leader.member}
         assert {one.match_index for one in progress.values()} == {group.last_index}
-        two_beats_s = 2 * HEARTBEATS * world.times.heartbeat_s  # asleep by now: a node's beat and the answer that may wait for the next frame
+        # Asleep by now: a node's beat, and the answer that may wait for the next frame.
+        two_beats_s = 2 * HEARTBEATS * world.times.heartbeat_s
         assert max(one.heard_s for one in progress.values()) < two_beats_s + 0.05
         late.crash()
         world.publish(leader)
