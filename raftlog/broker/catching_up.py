@@ -38,7 +38,7 @@ class Held(Protocol):
         ...
 
     def unfilled(self) -> Collection[int]:
-        """The groups of those that are to take the place of lost ones, and do not vote yet."""
+        """The groups that lack the vote of a replica here, for it is to take the place of a lost one."""
         ...
 
 

@@ -3,12 +3,13 @@
 Theory of operation. A replica whose stored bytes fail their check leads no more, but its node keeps it, for it may be
 the last one with the rest. Its node asks group 0's leader to give it up. That leader looks at how the group is, and makes a
 command of it (``core.metadata_renewal``): the old replica is lost, as if its disk were, and a new one is wanted on the same
-node. The node deletes the one, and the reconciler sees to the other.
+node. The reconciler takes the one out of its group, upon which the node deletes it, and sees to the other.
 
 Rules:
 
 1. A replica is given up only where a majority of its group's voters, without it and without those that are lost already, holds
-   what is committed, by the word of the group's leader.
+   what is committed, by the word of the group's leader. That word is of a moment that has passed when it is acted on: what
+   keeps the replica from being needed is that it stays until a configuration without it is committed (``broker.replicas``).
 2. One that was given up is not asked about again for ``RENEWED_PAUSE_S``, and twice as long each time, until it has been sound
    for ``RENEWED_PAUSE_MAX_S``: a disk that damages whatever is written to it must not keep its peers busy.
 3. The metadata's own replica is not renewed: it is the node's name in the cluster. Where it cannot be opened, the node joins

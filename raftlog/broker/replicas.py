@@ -12,10 +12,13 @@ Rules:
 3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
 4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
    have a thousand partitions, and the others shall not wait until all of them are open.
-5. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
+5. A replica that was given up for a new one (``lost``, but its data is here: it is damaged) is kept open until the metadata has
+   forgotten it, which is when a committed configuration of its group does not hold it. Until then it counts for what it has
+   acknowledged, and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks.
+6. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
    opened before, no group of the node would have a turn until all is deleted in one transaction, and on a full disk that would
    never be. Until then it is one that is not open yet. Nothing else waits for it, also not at a start.
-6. What goes wrong with one replica is logged, and harms no other; what nobody expects, or is fatal, ends the node. Neither keeps
+7. What goes wrong with one replica is logged, and harms no other; what nobody expects, or is fatal, ends the node. Neither keeps
    what comes later from being acted on.
 """
 
@@ -25,6 +28,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -38,7 +42,7 @@ from raftlog.core.configuration import member_id
 from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
-from raftlog.errors import FatalError, NewerFormatError, RaftlogError
+from raftlog.errors import DataLossError, FatalError, NewerFormatError, RaftlogError
 from raftlog.model import METADATA_GROUP, ReplicaStatus, Role, TopicPartition
 from raftlog.storage.port import Store
 
@@ -81,7 +85,9 @@ class Replicas(Mapping[int, Partition]):
         self._unopened: dict[int, TopicPartition] = {}
         """Replicas that are damaged beyond opening."""
         self._waiting: dict[int, Callable[[], None]] = {}
-        """Rule 5: opens a replica, by group."""
+        """Rule 6: opens a replica, by group."""
+        self._given_up: set[int] = set()
+        """Rule 5: groups whose replica here only waits to be out of them."""
         self._state = MetadataState()
         self._changes: deque[Iterator[None]] = deque()
         """What is applied, and not yet wholly acted on, in steps of a replica."""
@@ -104,9 +110,9 @@ class Replicas(Mapping[int, Partition]):
         return [found[group] for group in sorted(found)]
 
     def damaged(self) -> dict[int, int]:
-        """The replica ids of those that are damaged, or could not be opened, by group."""
-        found = [log.group for log in self.logs() if log.damaged is not None]
-        return {group: self._replica_ids[group] for group in [*found, *self._unopened]}
+        """The replica ids of those that are damaged, or could not be opened, by group, but for those that are given up."""
+        found = {log.group for log in self.logs() if log.damaged is not None} | self._unopened.keys()
+        return {group: self._replica_ids[group] for group in sorted(found - self._given_up)}
 
     @property
     def renews(self) -> bool:
@@ -114,13 +120,19 @@ class Replicas(Mapping[int, Partition]):
         return self._state.level >= Level.RENEWAL
 
     def unfilled(self) -> set[int]:
-        """The groups whose replica here is to take the place of one that is lost, and is no voter yet."""
+        """The groups that lack a voter which is to be here: in the place of one that is lost, or was until it was forgotten."""
         return {
             one.group_id
             for topic in self._state.topics.values()
             for one in topic.partitions
-            if one.lost and one.group_id in self._replica_ids and not self._votes(one.group_id)
+            if one.group_id in self._replica_ids and self._is_unfilled(one)
         }
+
+    def _is_unfilled(self, meta: PartitionMeta) -> bool:
+        if meta.group_id in self._given_up:
+            return True
+        moves = bool(meta.leaving) and not meta.lost  # the one that it comes for still votes
+        return not moves and meta.group_id not in self._unopened and not self._votes(meta.group_id)
 
     def _votes(self, group: int) -> bool:
         log = self.log(group)
@@ -146,7 +158,7 @@ class Replicas(Mapping[int, Partition]):
             partition.group_id
             for topic in state.topics.values()
             for partition in topic.partitions
-            if partition.replica_on(self._node_id) is not None
+            if self._due(partition) is not None
         }
         for group in sorted({*self._store.groups(), *self._replica_ids}):
             if group != METADATA_GROUP and group not in here and state.deleted(group):
@@ -227,7 +239,7 @@ class Replicas(Mapping[int, Partition]):
         config = TopicConfig.of(topic.configs)
         for number, meta in enumerate(topic.partitions):
             yield
-            replica = meta.replica_on(self._node_id)
+            replica = self._due(meta)
             if meta.group_id in self._replica_ids and self._replica_ids[meta.group_id] != replica:
                 self._drop(meta.group_id)  # it went; and where it is to come again, it is another one
             if replica is None:
@@ -237,8 +249,25 @@ class Replicas(Mapping[int, Partition]):
             elif meta.group_id not in self.coordinators:
                 self._open_replica(TopicPartition(topic.name, number), meta, replica, config)
 
+    def _due(self, meta: PartitionMeta) -> int | None:
+        """The id of the replica that this node has to hold open: the one that the metadata says, or the one before. (Rule 5)"""
+        group, lost = meta.group_id, [replica for node, replica in meta.lost if node == self._node_id]
+        held = self._held(group) if lost else None
+        if held in lost:
+            self._given_up.add(group)
+            return held
+        self._given_up.discard(group)
+        return meta.replica_on(self._node_id)
+
+    def _held(self, group: int) -> int | None:
+        """Whose replica of a group is here. One that does not say so anymore has nothing to keep it for."""
+        if group not in self._replica_ids:
+            with suppress(DataLossError):
+                return self._consensus.holds(group)
+        return self._replica_ids.get(group)
+
     def _open_replica(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
-        """Open a replica, or have it wait for its place. (Rule 5)"""
+        """Open a replica, or have it wait for its place. (Rule 6)"""
         group = meta.group_id
         self._replica_ids[group] = replica
         self._waiting[group] = partial(self._open_replica, name, meta, replica, config)
@@ -285,6 +314,7 @@ class Replicas(Mapping[int, Partition]):
         self._replica_ids.pop(group, None)
         self._unopened.pop(group, None)
         self._waiting.pop(group, None)
+        self._given_up.discard(group)
         replica = self._open.pop(group, None) or self.coordinators.pop(group, None)
         try:
             if replica is not None:

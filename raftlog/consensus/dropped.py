@@ -53,6 +53,10 @@ class Drops:
             return False
         return not self._store.deleting(group, ended)
 
+    def holds(self, group: int) -> int | None:
+        """See ``port.Consensus``."""
+        return stored_replica(self._seen(group), group, self._features.level)
+
     def reader(self, group: int, replica: int) -> StoreReader:
         """The store as a replica sees it that is opened now, without waiting.
 
@@ -64,7 +68,7 @@ class Drops:
 
     def _drop_other(self, group: int, replica: int) -> None:
         """Drop the data of another replica of the group."""
-        if stored_replica(self._seen(group), group, self._features.level) not in (None, replica):
+        if self.holds(group) not in (None, replica):
             log.info("data of a replica that is no more goes", group=group, replica=replica)
             self._drop(group)
 

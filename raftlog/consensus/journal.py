@@ -199,7 +199,10 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
             self._put_configurations([known for known in self._configurations if known[0] < index])
 
     def __getitem__(self, item: int | slice) -> Any:
-        """Positions ``(None, index, term)``; an open slice gives two, which is all that PySyncObj looks at."""
+        """Positions ``(None, index, term)``; an open slice gives two, which is all that PySyncObj looks at. It asks for the first
+        one to know where the log begins, and for its term never, which is at each message: that entry need not be readable."""
+        if item == 0:
+            return (None, self.first_index, None)
         if isinstance(item, int):
             return self._position(self.last_index if item == -1 else self.first_index + item)
         start = self.first_index + (item.start or 0)

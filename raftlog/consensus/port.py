@@ -274,6 +274,14 @@ class Consensus(Protocol):
         """
         ...
 
+    def holds(self, group: int) -> int | None:
+        """Whose data there is of a group that is not open: a replica's id, or None where there is none.
+
+        Raises:
+            DataLossError: what says whose data it is cannot be read.
+        """
+        ...
+
     def close(self, group: int) -> None:
         """Stop a replica; its data stays."""
         ...

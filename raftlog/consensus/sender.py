@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from raftlog.consensus.door import Node
 from raftlog.consensus.journal import GroupJournal
 from raftlog.consensus.messages import Append, Message
 from raftlog.consensus.pace import Pace
+from raftlog.consensus.terms import term_by_neighbours
 from raftlog.core.configuration import node_of
 from raftlog.core.entry import Entry
 from raftlog.errors import DataLossError
@@ -58,7 +60,7 @@ class Follower:
 
     __slots__ = (
         *("agreed", "damaged", "held", "in_flight", "learner", "mute", "node", "offered"),
-        *("probe", "probed_at", "round", "sent_s", "stuck_since_s", "unreadable"),
+        *("probe", "probed_at", "round", "sent_s", "stuck_since_s", "tries_beyond", "unreadable"),
     )
 
     def __init__(self, node: Node) -> None:
@@ -84,6 +86,8 @@ class Follower:
         """It was offered a snapshot, and has not come on since."""
         self.unreadable = False
         """It lacks an entry that is damaged here."""
+        self.tries_beyond = False
+        """The last heartbeat asked whether it holds that entry all the same."""
         self.damaged = False
         """Something of what it holds fails its check, it says."""
         self.agreed = (0, 0)
@@ -160,11 +164,15 @@ class Sender:
         return {other for other, follower in self.followers.items() if follower.unreadable}
 
     def _bare(self, follower: Follower, term: int) -> Append:
-        """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place."""
-        try:
-            return self._message(follower, self._next[follower.node], [], term)
-        except DataLossError:
-            return self._message(follower, self._journal.last_index + 1, [], term)
+        """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place.
+        What a follower lacks by its word, and cannot be given, it may hold without knowing it to be committed: every other
+        heartbeat tries that. Then it is given what comes behind."""
+        index, end = self._next[follower.node], self._journal.last_index + 1
+        follower.tries_beyond = follower.unreadable and not follower.tries_beyond
+        for place in (index + 1, index) if follower.tries_beyond and index < end else (index,):
+            with suppress(DataLossError):
+                return self._message(follower, place, [], term)
+        return self._message(follower, end, [], term)
 
     def _doubt(self, other: int, follower: Follower, now_s: float) -> None:
         if now_s - max(follower.sent_s, self._heard_s[follower.node]) > UNANSWERED_S:
@@ -217,12 +225,15 @@ class Sender:
 
     def _term_at(self, index: int, follower: Follower) -> int | None:
         """Of an entry that is damaged here the follower may have told the term: what it knows to be committed is in every
-        leader's log, and the same there. Then it can be given what comes behind, though nobody can who lacks that entry."""
+        leader's log, and the same there. Or its neighbours do. Then it can be given what comes behind, though nobody can who
+        lacks that entry."""
         try:
             return self._journal.term_at(index)
         except DataLossError as error:
-            agreed_index, term = follower.agreed
-            if agreed_index != index or not term:
+            agreed_index, agreed_term = follower.agreed
+            term = agreed_term if agreed_index == index else 0
+            term = term or term_by_neighbours(self._journal, index) or 0
+            if not term:
                 raise
             self.met = error
             return term

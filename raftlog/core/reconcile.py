@@ -14,8 +14,9 @@ Rules:
 2. A learner is promoted only when it has caught up: it lacks nothing that is older than ``CAUGHT_UP_MS``.
 3. A voter that holds what is committed is removed only when as many others hold it as replicas are wanted. One that does not,
    because it is down, is removed once there are more voters than wanted, if a majority of the others hold it. So no step
-   leaves fewer good copies than are wanted, or than there were. One whose disk is lost goes first of all, under the same
-   condition: it never votes again, and beside it each voter more would raise the majority, to all that are left of three.
+   leaves fewer good copies than are wanted, or than there were. One that is lost goes first of all, under the same
+   condition: its disk is, or its node waits to delete it. Beside it each voter more would raise the majority, to all that are
+   left of three.
 4. A leader is never removed: it hands over first, to a voter that is wanted and has caught up.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.

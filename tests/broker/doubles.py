@@ -379,6 +379,11 @@ class HandConsensus:
             self.waiting[group] = ended
         return group not in self.deleting
 
+    def holds(self, group: int) -> int | None:
+        """See ``Consensus``."""
+        log = self.logs.get(group)
+        return None if log is None else replica_of(log.own)
+
     def deleted(self, group: int) -> None:
         """Nothing is left of a group that was dropped."""
         self.deleting.discard(group)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import Mock
 
 from raftlog.broker.config import BrokerConfig
 from raftlog.broker.coordinator import Coordinator
@@ -146,6 +147,61 @@ async def test_a_replica_that_takes_the_place_of_a_lost_one_is_unfilled_until_it
     assert replicas.unfilled() == {2}
     consensus.logs[2].configuration = Configuration.of((member_id(1, 3),))
     assert replicas.unfilled() == set()
+
+
+async def test_it_is_unfilled_as_well_when_the_metadata_has_forgotten_the_lost_one() -> None:
+    """The lost one leaves the group before the new one comes: nothing but its being no voter tells that it is waited for."""
+    consensus = HandConsensus(1, HandNetwork())
+    replicas, state, topic = _replicas(consensus), MetadataState(), _topic("t", 1)
+    state.topics["t"] = replace(topic, partitions=(replace(topic.partitions[0], replicas=((1, 3),), next_replica_id=4),))
+    replicas.start(state)
+    assert replicas.unfilled() == {1}
+    consensus.logs[1].configuration = Configuration.of((member_id(1, 3),))
+    assert replicas.unfilled() == set()
+
+
+async def test_a_replica_that_is_given_up_stays_until_its_group_is_without_it() -> None:
+    """It may be the second of three disks that an acknowledged entry is on, until a configuration without it is committed: then
+    the metadata forgets it. It is not asked about again meanwhile, and what is to come in its place is waited for."""
+    consensus = HandConsensus(1, HandNetwork())
+    replicas, state, topic = _replicas(consensus), MetadataState(), _topic("t", 1)
+    state.topics["t"] = topic
+    replicas.start(state)
+    consensus.logs[1].damaged = "entry 2 fails its check"
+    assert replicas.damaged() == {1: 1}
+    given_up = replace(topic.partitions[0], replicas=((1, 2),), lost=((1, 1),), next_replica_id=3)
+    await _altered(replicas, state, replace(topic, partitions=(given_up,)))
+    assert consensus.logs[1].own == member_id(1, 1)
+    assert consensus.dropped == []
+    assert replicas.damaged() == {}
+    assert replicas.unfilled() == {1}
+    await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
+    assert consensus.dropped == [1]
+    assert consensus.logs[1].own == member_id(1, 2)
+    consensus.logs[1].damaged = "entry 1 fails its check"
+    assert replicas.damaged() == {1: 2}
+
+
+async def test_a_node_that_starts_again_keeps_what_it_has_given_up_too() -> None:
+    """By whose data is there: where a lost replica's disk was emptied, the new one is opened at once."""
+    for held in (True, False):
+        consensus, state, topic = HandConsensus(1, HandNetwork()), MetadataState(), _topic("t", 1)
+        if held:
+            consensus.open(1, Mock(), replica=1, founders=(member_id(1, 1),), preferred=False)
+        given_up = replace(topic.partitions[0], replicas=((1, 2),), lost=((1, 1),), next_replica_id=3)
+        state.topics["t"] = replace(topic, partitions=(given_up,))
+        replicas = _replicas(consensus, held=(1,) if held else ())
+        replicas.start(state)
+        assert consensus.logs[1].own == member_id(1, 1 if held else 2)
+        assert consensus.dropped == []
+        assert replicas.unfilled() == {1}
+
+
+async def _altered(replicas: Replicas, state: MetadataState, topic: TopicMeta) -> None:
+    state.topics[topic.name] = topic
+    replicas.note(Effects(altered=(topic,)))
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def test_damaged_replicas_are_renewed_from_their_level_on() -> None:

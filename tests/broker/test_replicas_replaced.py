@@ -44,7 +44,7 @@ def placed(*groups: int, replica: int | None, **configs: str) -> TopicMeta:
     first = topic.partitions[0]
     if replica != 1:
         here = ((2, 9),) if replica is None else ((1, replica),)
-        first = replace(first, replicas=here, lost=((1, 1),), next_replica_id=10)
+        first = replace(first, replicas=here, next_replica_id=10)
     return replace(topic, partitions=(first, *topic.partitions[1:]), configs=configs)
 
 

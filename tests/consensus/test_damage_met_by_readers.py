@@ -301,6 +301,56 @@ def test_what_lies_behind_a_damaged_entry_is_given_to_who_holds_that_entry() -> 
     World(3, 49).run(scenario)
 
 
+def test_a_follower_need_not_know_that_what_it_holds_is_committed() -> None:
+    """Its commit index reached no disk before it stopped: by its own word it lacks the entry that the leader cannot give."""
+
+    async def scenario(world: World) -> None:
+        leader = await led(world)
+        for _ in range(3):
+            world.publish(leader, 200)
+        index = group_of(leader).last_index
+        behind, other = others(world, leader)
+        await world.until(lambda: group_of(behind).journal.durable_index == index)
+        behind.crash()
+        await world.until(lambda: len(world.acknowledged) == 3)
+        assert group_of(leader).transfer()
+        await world.until(lambda: world.leader() is other)
+        world.publish(other, 200)
+        await world.until(lambda: len(world.acknowledged) == 4)
+        await world.until(lambda: group_of(leader).commit_index == group_of(other).commit_index)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        other.crash()
+        leader.store.damage_entry(GROUP, index, 20)  # within its header
+        turns_of(leader)._tail.forget(GROUP, 1, 100)
+        acknowledged = group_of(leader).last_index
+        behind.start()
+        assert group_of(behind).last_index == index > group_of(behind).commit_index
+        await world.until(lambda: world.leader() is behind)
+        assert len(group_of(behind).read(index, acknowledged + 1, 1 << 20)) == 3
+
+    World(3, 50).run(scenario)
+
+
+def test_a_voter_takes_entries_though_the_first_of_its_log_is_damaged() -> None:
+    """Nobody needs that entry but who is given all of the log: the voter may be needed for what comes."""
+
+    async def scenario(world: World) -> None:
+        leader = await trimmed_world(world)
+        await world.settle(0.2)
+        world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
+        voter, down = others(world, leader)
+        down.crash()
+        group = group_of(voter)
+        voter.store.damage_entry(GROUP, group.first_index, 20)  # within its header
+        turns_of(voter)._tail.forget(GROUP, 1, 100)
+        entry = world.publish(leader)
+        assert entry is not None
+        await world.until(lambda: group.commit_index >= entry.header.index)
+        assert not group.excluded
+
+    keeping(World(3, 51)).run(scenario)
+
+
 async def with_one_voter_replaced(world: World, damage: Callable[[WorldNode], None]) -> tuple[WorldNode, WorldNode]:
     """A leader that something is damaged on, found out only as it fills the new replica of a node whose old one is lost; and that
     node. Nobody but the leader and one more voter are left to vote."""

@@ -7,7 +7,9 @@ learners for a while. Often it asks for the next change before the last one is c
 Rules:
 
 1. Data is dropped only when the newest leader has committed a configuration without its replica.
-2. As many voters as make a majority stay on machines that can come back, in every configuration that may be in force.
+2. As many voters as make a majority stay on machines that can come back, in every configuration that may be in force. The
+   metadata promotes its own learners, whoever they are: so none are made there while a machine is gone, and no machine goes
+   while there are some.
 3. It draws from a randomness of its own, and so changes nothing in the seeds in which it does nothing.
 """
 
@@ -62,7 +64,8 @@ class Mover:
 
     def may_lose(self, machine: Machine) -> bool:
         """Whether no group could lose its majority with that machine (rule 2)."""
-        return all(self._lives(one, without=machine) for known in self._possible.values() for one in known)
+        whole = not any(one.learners for one in self.possible(METADATA_GROUP))
+        return whole and all(self._lives(one, without=machine) for known in self._possible.values() for one in known)
 
     def possible(self, group: int) -> list[Configuration]:
         """The configurations of a group that may be in force anywhere; none where it never changed."""
@@ -244,7 +247,9 @@ class Mover:
         kinds += [now.with_learner(member) for member in absent] * 3
         kinds += [now.with_voter(member) for member in ready] * 4
         kinds += [now.without(voter) for voter in now.voters] if number != METADATA_GROUP else []
-        kinds += [now.without(voter).with_learner(voter) for voter in (self.rng.choice(now.voters),)]
+        voter = self.rng.choice(now.voters)
+        if number != METADATA_GROUP or len(self._healthy_nodes()) == len(self.world.machines):
+            kinds.append(now.without(voter).with_learner(voter))
         kinds += [now.without(learner) for learner in now.learners]
         kinds = [kind for kind in kinds if self._sound(kind)]
         return self.rng.choice(kinds) if kinds else None

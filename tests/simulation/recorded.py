@@ -37,7 +37,7 @@ RECORDED: Final[dict[str, tuple[str, int]]] = {
     "groups-forget-offsets-at-a-restart": ("groups", 1),
     "moves-forget-members": ("moves", 1),
     "moves-delete-what-is-not-wanted": ("moves", 1),
-    "returns-vote-with-an-emptied-log": ("returns", 3),
+    "returns-vote-with-an-emptied-log": ("returns", 12),
     "returns-let-old-disks-in": ("returns", 10),
     "returns-let-empty-disks-in": ("returns", 2),
     "returns-open-replicas-of-the-past": ("returns", 2),

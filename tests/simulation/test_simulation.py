@@ -20,9 +20,9 @@ from tests.simulation.world import World
 ROOT = Path(__file__).parent.parent.parent
 SAFETY_SEEDS = (1, 2, 3, 4, 1306)
 LIVENESS_SEEDS = (1, 2)
-GROUPS_SEEDS = (1, 2, 1002)
+GROUPS_SEEDS = (1, 2, 306, 1002)
 MOVES_SEEDS = (1, 2, 16)
-RETURNS_SEEDS = (1, 785)
+RETURNS_SEEDS = (1, 383, 533, 785, 809)
 
 
 @pytest.mark.parametrize("seed", SAFETY_SEEDS)
