@@ -170,6 +170,7 @@ class GroupChanges:
                     match_index=seen.match_index,
                     lag_ms=_lag_ms(log, seen.match_index, now_ms),
                     live=self._connected(replica(one)[0]) and seen.heard_s <= SILENT_S,
+                    damaged=seen.damaged,
                     snapshot_sent_bytes=seen.snapshot_sent_bytes,
                     snapshot_bytes=seen.snapshot_total_bytes,
                 )

@@ -45,7 +45,7 @@ def report_message(report: GroupReport) -> pb.GroupReport:
         size_bytes=report.size_bytes,
         followers=[
             pb.FollowerReport(
-                member=member(one), match_index=seen.match_index, lag_ms=seen.lag_ms, live=seen.live,
+                member=member(one), match_index=seen.match_index, lag_ms=seen.lag_ms, live=seen.live, damaged=seen.damaged,
                 snapshot_sent_bytes=seen.snapshot_sent_bytes, snapshot_bytes=seen.snapshot_bytes,
             )
             for one, seen in report.followers.items()
@@ -68,7 +68,7 @@ def report_of(message: pb.GroupReport) -> GroupReport:
         size_bytes=message.size_bytes,
         followers={
             replica(seen.member): FollowerReport(
-                match_index=seen.match_index, lag_ms=seen.lag_ms, live=seen.live,
+                match_index=seen.match_index, lag_ms=seen.lag_ms, live=seen.live, damaged=seen.damaged,
                 snapshot_sent_bytes=seen.snapshot_sent_bytes, snapshot_bytes=seen.snapshot_bytes,
             )
             for seen in message.followers

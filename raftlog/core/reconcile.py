@@ -14,10 +14,12 @@ Rules:
 2. A learner is promoted only when it has caught up: it lacks nothing that is older than ``CAUGHT_UP_MS``.
 3. A voter that holds what is committed is removed only when as many others hold it as replicas are wanted. One that does not,
    because it is down, is removed once there are more voters than wanted, if a majority of the others hold it. So no step
-   leaves fewer good copies than are wanted, or than there were. One that is lost goes first of all, under the same
-   condition: its disk is, or its node waits to delete it. Beside it each voter more would raise the majority, to all that are
-   left of three.
-4. A leader is never removed: it hands over first, to a voter that is wanted and has caught up.
+   leaves fewer good copies than are wanted, or than there were. One whose disk is lost goes first of all, under the same
+   condition: it never votes again, and beside it each voter more would raise the majority, to all that are left of three.
+   One that is lost for being damaged answers all the same, and counts as far as that goes: it goes after those, when more
+   than half of the voters, or as many as are wanted, are others that are sound. Its successor comes after it, for they have
+   one place; where it is the only one that is to come, half of the voters are enough.
+4. A leader is never removed: it hands over first, to a voter that has caught up and, unless itself is damaged, is wanted.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.
    Groups that lack good copies have as much again for themselves: those that merely move must not be in their way.
@@ -46,6 +48,8 @@ class FollowerReport:
     """Age of the oldest entry that it lacks; 0 where it lacks none that is committed."""
     live: bool = True
     """Whether the leader's node has a link to its node, and has heard of it lately."""
+    damaged: bool = False
+    """It says so of itself."""
     snapshot_sent_bytes: int = 0
     snapshot_bytes: int = 0
     """Of a snapshot under way; 0 where there is none."""
@@ -211,6 +215,12 @@ class _Group:
         """Whether a member holds what is committed. The leader may not know yet that a disk is lost; the metadata does."""
         return replica not in self.lost and self.report.good(replica)
 
+    def kept(self, replica: Replica) -> bool:
+        """Whether a lost replica is one that is damaged and answers: its node has it yet."""
+        follower = self.report.followers.get(replica)
+        answers = replica == self.report.leader or (follower is not None and follower.damaged and follower.live)
+        return replica in self.lost and answers
+
     def next(self) -> Next:
         """See ``next_step``."""
         if not self.report.committed:
@@ -220,21 +230,30 @@ class _Group:
         strangers = [one for one in self.report.learners if one not in self.wanted]
         if gone or strangers:
             return self._step(StepKind.FORGET, gone[0]) if gone else self._step(StepKind.REMOVE, strangers[0])
-        lost = [one for one in self.unwanted if one in self.lost]
-        leaves = self._leave(lost[0]) if lost else Next()
-        if leaves.step is not None:
-            return leaves
-        missing = [one for one in self.wanted if one not in members]
+        kept = [one for one in self.unwanted if self.kept(one)]
+        lost = [one for one in self.unwanted if one in self.lost and one not in kept] + kept
+        leaves = Next()
+        for one in lost:
+            leaves = self._leave(one)
+            if leaves.step is not None:
+                return leaves
+        taken = {node for node, _ in kept}
+        missing = [one for one in self.wanted if one not in members and one[0] not in taken]
         if self.report.learners:
-            return self._learn(self.report.learners[0], missing)
-        leaves = self._leave(self.unwanted[0]) if len(self.report.voters) > len(self.wanted) else Next()
+            return self._learn(self.report.learners[0], missing, taken)
+        if len(self.report.voters) > len(self.wanted):
+            leaves = self._leave(self.unwanted[0])
+        elif kept and not missing:
+            leaves = self._leave(kept[0], last=True)
         if leaves.step is not None:
             return leaves
         return self._add(missing, leaves.waits, held_up=leaves.held_up)
 
-    def _learn(self, learner: Replica, missing: list[Replica]) -> Next:
+    def _learn(self, learner: Replica, missing: list[Replica], taken: set[int]) -> Next:
         if self.good(learner):
             return self._step(StepKind.PROMOTE, learner)
+        if learner[0] in taken:
+            return self._step(StepKind.REMOVE, learner)
         if learner[0] in self.up:
             return Next(waits=f"node {learner[0]} catches up")
         if any(node in self.up for node, _ in missing):
@@ -250,18 +269,24 @@ class _Group:
             return Next(waits=f"node {missing[0][0]} is down", held_up=True)
         return Next(waits=waits, held_up=held_up)
 
-    def _leave(self, leaving: Replica) -> Next:
-        """Take out a voter that is not wanted, if the others are enough without it."""
+    def _leave(self, leaving: Replica, *, last: bool = False) -> Next:
+        """Take out a voter that is not wanted, if the others are enough without it; ``last``: nobody else is to come."""
         remaining = [one for one in self.report.voters if one != leaving]
         good = [one for one in remaining if self.good(one)]
-        enough = len(good) >= len(self.wanted) if self.good(leaving) else 2 * len(good) > len(remaining)
+        if self.kept(leaving):
+            enough = len(good) >= len(self.wanted) or 2 * len(good) > len(remaining if last else self.report.voters)
+        elif self.good(leaving):
+            enough = len(good) >= len(self.wanted)
+        else:
+            enough = 2 * len({*good, *filter(self.kept, filter(self.report.good, remaining))}) > len(remaining)
         if not enough:
-            behind = next(one for one in remaining if one not in good)
+            behind = next((one for one in (*remaining, *self.wanted) if one not in good and one != leaving), leaving)
             down = behind[0] not in self.up
             return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go", held_up=down)
         if leaving != self.report.leader:
             return self._step(StepKind.REMOVE, leaving)
-        heir = next((one for one in self.wanted if one in self.report.voters and self.good(one)), None)
+        heirs = [one for one in self.wanted if one in self.report.voters and self.good(one)]
+        heir = next(iter(heirs or (good if self.kept(leaving) else ())), None)
         if heir is None:
             return Next(waits=f"node {leaving[0]} leads, and no other node has caught up to take over")
         return self._step(StepKind.TRANSFER, heir)

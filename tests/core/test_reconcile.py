@@ -36,12 +36,14 @@ def _partition(
 
 def _report(
     *voters: Replica, leader: Replica = A, learners: tuple[Replica, ...] = (), behind: tuple[Replica, ...] = (),
-    dead: tuple[Replica, ...] = (), committed: bool = True, group: int = 1,
+    dead: tuple[Replica, ...] = (), damaged: tuple[Replica, ...] = (), committed: bool = True, group: int = 1,
 ) -> GroupReport:  # fmt: skip
     return GroupReport(
         group=group, leader=leader, term=3, voters=voters, learners=learners, committed=committed, last_index=9, commit_index=9,
         followers={
-            one: FollowerReport(match_index=9, lag_ms=60_000 if one in behind else 0, live=one not in dead)
+            one: FollowerReport(
+                match_index=9, lag_ms=60_000 if one in behind else 0, live=one not in dead, damaged=one in damaged
+            )
             for one in voters + learners
             if one != leader
         },
@@ -104,6 +106,35 @@ def test_a_lost_voter_goes_before_another_one_comes() -> None:
     assert _kind(next_step(wiped_there, _report(A, B, C, leader=C), ALL_UP)) == (StepKind.TRANSFER, A)
 
 
+def test_a_damaged_replica_is_out_of_its_group_before_its_successor_comes() -> None:
+    """They have one place on their node. More than half of the voters have to be others that are sound, or it stays."""
+    given_up = _partition(A, B, (3, 4), lost=(C,))
+    assert _kind(next_step(given_up, _report(A, B, C, damaged=(C,)), ALL_UP)) == (StepKind.REMOVE, C)
+    found = next_step(given_up, _report(A, B, C, damaged=(C,), behind=(B,)), ALL_UP)
+    assert _kind(found) == "node 2 has to catch up before node 3 may go"
+    # One that was added all the same, as long as the damaged one was silent, would be waited for without end.
+    both = _report(A, B, C, damaged=(C,), learners=((3, 4),), behind=(B, (3, 4)))
+    assert _kind(next_step(given_up, both, ALL_UP)) == (StepKind.REMOVE, (3, 4))
+    # Where it stops answering for good it is as one whose disk is lost.
+    found = next_step(given_up, _report(A, B, C, damaged=(C,), behind=(B,), dead=(C,)), ALL_UP)
+    assert _kind(found) == (StepKind.ADD, (3, 4))
+
+
+def test_a_damaged_replica_counts_until_a_lost_one_is_made_anew() -> None:
+    """A disk is lost just when a damaged replica of another node was given up: two of three are lost, and one of them votes. The
+    one whose disk is gone leaves by its vote, and is filled before the damaged one leaves: else a single copy would be left."""
+    lost_two = _partition((1, 4), (2, 5), C, lost=(A, B))
+    assert _kind(next_step(lost_two, _report(A, B, C, leader=C, damaged=(B,), dead=(A,)), ALL_UP)) == (StepKind.REMOVE, A)
+    lost_one = _partition((1, 4), (2, 5), C, lost=(B,))
+    assert _kind(next_step(lost_one, _report(B, C, leader=C, damaged=(B,)), ALL_UP)) == (StepKind.ADD, (1, 4))
+    filling = _report(B, C, leader=C, damaged=(B,), learners=((1, 4),), behind=((1, 4),))
+    assert _kind(next_step(lost_one, filling, ALL_UP)) == "node 1 catches up"
+    assert _kind(next_step(lost_one, _report((1, 4), B, C, leader=C, damaged=(B,)), ALL_UP)) == (StepKind.REMOVE, B)
+    # Nothing is settled while it is there, and nothing could be done.
+    found = next_step(lost_one, _report(B, C, leader=C, damaged=(B,)), [2, 3])
+    assert (_kind(found), found.held_up) == ("node 1 has to catch up before node 2 may go", True)
+
+
 def test_a_good_copy_goes_only_when_as_many_as_wanted_are_left() -> None:
     """A wanted replica that is down keeps the one that is to go, until it is back."""
     moved = _partition(A, B, D, leaving=(C,))
@@ -151,7 +182,8 @@ def test_a_group_without_a_leader_waits() -> None:
 class _Model:
     """One group that does what Raft promises: commits need a majority of voters, and a leader holds all that is committed.
 
-    ``log`` is how much each replica holds; a learner or follower catches up in bits. What is lost or forgotten is gone.
+    ``log`` is how much each replica holds; a learner or follower catches up in bits. What is lost or forgotten is gone; what is
+    ``damaged`` was given up for it, and is there until it is forgotten.
     """
 
     def __init__(self, rng: Random, nodes: int, wanted: int) -> None:
@@ -164,6 +196,7 @@ class _Model:
         self.log = dict.fromkeys(founders, 1)
         self.committed, self.last, self.index = 1, 1, 1
         self.down: set[int] = set()
+        self.damaged: set[Replica] = set()
         self.leader: Replica | None = founders[0]
 
     def can_lead(self, replica: Replica) -> bool:
@@ -200,6 +233,7 @@ class _Model:
                 match_index=self.log.get(one, 0),
                 lag_ms=0 if self.log.get(one, 0) >= self.committed else CAUGHT_UP_MS + 1,
                 live=one[0] not in self.down,
+                damaged=one in self.damaged,
             )
             for one in self.voters + self.learners
             if one != self.leader
@@ -209,7 +243,10 @@ class _Model:
         )
 
     def good(self) -> int:
-        return sum(1 for one in self.voters if self.log.get(one, 0) >= self.committed and one[0] not in self.down)
+        return sum(1 for one in self.sound() if one[0] not in self.down)
+
+    def sound(self) -> list[Replica]:
+        return [one for one in self.voters if self.log.get(one, 0) >= self.committed and one not in self.damaged]
 
     def do(self, step: Step) -> None:
         """Carry a step out as the group's leader would: it refuses what no longer fits."""
@@ -224,8 +261,7 @@ class _Model:
             return
         if step.kind is StepKind.ADD and one not in self.voters + self.learners:
             self.learners.append(one)
-            if one[0] not in self.down:
-                self.log.setdefault(one, 0)
+            self.open()
         elif step.kind is StepKind.PROMOTE and one in self.learners:
             assert self.log.get(one, 0) >= self.committed - 3, "promoted before it caught up"
             self.learners.remove(one)
@@ -242,7 +278,7 @@ class _Model:
                 assert self.good() >= min(before, len(self.partition.replicas)), "fewer good copies than before"
 
     def disturb(self) -> None:
-        """Nodes go and come, disks are lost while a majority is left, and other replicas are wanted."""
+        """Nodes go and come, disks are lost while a majority is left, replicas are damaged, and others are wanted."""
         node = self.rng.randint(1, self.nodes)
         what = self.rng.random()
         if what < 0.3:
@@ -254,6 +290,13 @@ class _Model:
             count = self.rng.randint(1, min(4, self.nodes))
             nodes = self.rng.sample(range(1, self.nodes + 1), count)
             self.partition = placed(self.partition, nodes, index=self.index, reason="", at_ms=0)
+        elif what < 0.92:
+            found = [one for one in self.partition.replicas + self.partition.leaving if one[0] == node and one in self.log]
+            others = [one for one in self.sound() if one not in found and one not in self.partition.lost]
+            if found and 2 * len(others) > len(self.voters):
+                self.index += 1
+                self.partition = renewed(self.partition, node, index=self.index, at_ms=0, reason="damaged")
+                self.damaged.update(found)
         else:
             holders = [one for one in self.voters if one[0] != node and one in self.log and self.log[one] >= self.committed]
             if 2 * len(holders) > len(self.voters):  # more than Raft can bear is not the reconciler's to repair
@@ -262,9 +305,10 @@ class _Model:
                 self.log = {one: held for one, held in self.log.items() if one[0] != node}
 
     def open(self) -> None:
-        """Nodes open what the metadata gives them."""
+        """Nodes open what the metadata gives them, where a damaged replica that it has not forgotten is not in its place."""
+        taken = {node for node, replica in self.damaged if (node, replica) in self.log}
         for one in self.partition.replicas + self.partition.leaving:
-            if one[0] not in self.down:
+            if one[0] not in self.down and (one in self.log or one[0] not in taken):
                 self.log.setdefault(one, 0)
 
     def round(self, failing: float) -> None:

@@ -152,12 +152,15 @@ class FollowerReport(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_SENT_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     member: _builtins.int
     match_index: _builtins.int
     lag_ms: _builtins.int
     live: _builtins.bool
     snapshot_sent_bytes: _builtins.int
     snapshot_bytes: _builtins.int
+    damaged: _builtins.bool
+    """It says of itself that something of what it holds fails its check."""
     def __init__(
         self,
         *,
@@ -167,10 +170,11 @@ class FollowerReport(_message.Message):
         live: _builtins.bool = ...,
         snapshot_sent_bytes: _builtins.int = ...,
         snapshot_bytes: _builtins.int = ...,
+        damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lag_ms", b"lag_ms", "live", b"live", "match_index", b"match_index", "member", b"member", "snapshot_bytes", b"snapshot_bytes", "snapshot_sent_bytes", b"snapshot_sent_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "lag_ms", b"lag_ms", "live", b"live", "match_index", b"match_index", "member", b"member", "snapshot_bytes", b"snapshot_bytes", "snapshot_sent_bytes", b"snapshot_sent_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
