@@ -12,9 +12,10 @@ Rules:
 3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
 4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
    have a thousand partitions, and the others shall not wait until all of them are open.
-5. A replica that was given up for a new one (``lost``, but its data is here: it is damaged) is kept open until the metadata has
-   forgotten it, which is when a committed configuration of its group does not hold it. Until then it counts for what it has
-   acknowledged, and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks.
+5. A replica that was given up for a new one (``lost``, but it is here: it is damaged) is kept until the metadata has forgotten
+   it, which is when a committed configuration of its group does not hold it. Until then it counts for what it has acknowledged,
+   and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks. At a start only data that
+   says to be damaged is opened: if it does not, somebody may have put an old copy there. That is left alone as long.
 6. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
    opened before, no group of the node would have a turn until all is deleted in one transaction, and on a full disk that would
    never be. Until then it is one that is not open yet. Nothing else waits for it, also not at a start.
@@ -28,7 +29,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -158,7 +158,7 @@ class Replicas(Mapping[int, Partition]):
             partition.group_id
             for topic in state.topics.values()
             for partition in topic.partitions
-            if self._due(partition) is not None
+            if self._may_be_here(partition)
         }
         for group in sorted({*self._store.groups(), *self._replica_ids}):
             if group != METADATA_GROUP and group not in here and state.deleted(group):
@@ -239,7 +239,13 @@ class Replicas(Mapping[int, Partition]):
         config = TopicConfig.of(topic.configs)
         for number, meta in enumerate(topic.partitions):
             yield
-            replica = self._due(meta)
+            try:
+                replica = self._due(meta)
+            except DataLossError:
+                self._leave_alone(TopicPartition(topic.name, number), meta)
+                continue
+            if meta.group_id in self._given_up and meta.group_id in self._unopened:
+                continue
             if meta.group_id in self._replica_ids and self._replica_ids[meta.group_id] != replica:
                 self._drop(meta.group_id)  # it went; and where it is to come again, it is another one
             if replica is None:
@@ -250,21 +256,26 @@ class Replicas(Mapping[int, Partition]):
                 self._open_replica(TopicPartition(topic.name, number), meta, replica, config)
 
     def _due(self, meta: PartitionMeta) -> int | None:
-        """The id of the replica that this node has to hold open: the one that the metadata says, or the one before. (Rule 5)"""
-        group, lost = meta.group_id, [replica for node, replica in meta.lost if node == self._node_id]
-        held = self._held(group) if lost else None
-        if held in lost:
-            self._given_up.add(group)
-            return held
-        self._given_up.discard(group)
-        return meta.replica_on(self._node_id)
+        """The id of the replica that this node has to hold open: the one that the metadata says, or the one before. (Rule 5)
 
-    def _held(self, group: int) -> int | None:
-        """Whose replica of a group is here. One that does not say so anymore has nothing to keep it for."""
-        if group not in self._replica_ids:
-            with suppress(DataLossError):
-                return self._consensus.holds(group)
-        return self._replica_ids.get(group)
+        Raises:
+            DataLossError: the data that is here is to be left alone.
+        """
+        group, lost = meta.group_id, self._lost_here(meta)
+        known = self._replica_ids.get(group)
+        held = (known, True) if known is not None else self._consensus.held(group) if lost else None
+        if held is None or held[0] not in lost:
+            self._given_up.discard(group)
+            return meta.replica_on(self._node_id)
+        if not held[1]:
+            raise DataLossError(
+                f"replica {held[0]} of group {group} was lost, and there is data of it that does not say to be damaged"
+            )
+        self._given_up.add(group)
+        return held[0]
+
+    def _lost_here(self, meta: PartitionMeta) -> list[int]:
+        return [replica for node, replica in meta.lost if node == self._node_id]
 
     def _open_replica(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
         """Open a replica, or have it wait for its place. (Rule 6)"""
@@ -284,6 +295,19 @@ class Replicas(Mapping[int, Partition]):
             _log.exception("partition %s (group %d) cannot be opened", name, group)
             self._waiting.pop(group, None)
             self._consensus.close(group)
+
+    def _may_be_here(self, meta: PartitionMeta) -> bool:
+        try:
+            return self._due(meta) is not None
+        except DataLossError:
+            return True
+
+    def _leave_alone(self, name: TopicPartition, meta: PartitionMeta) -> None:
+        """Neither is it opened, nor does it go, until the metadata forgets it."""
+        _log.exception("partition %s (group %d) cannot be opened", name, meta.group_id)
+        self._unopened[meta.group_id] = name
+        self._given_up.add(meta.group_id)
+        self._replica_ids[meta.group_id] = max(self._lost_here(meta))
 
     def _begin(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
         group = meta.group_id

@@ -11,7 +11,9 @@ from collections.abc import Callable, Container, Iterator
 
 import structlog
 
+from raftlog.consensus.damage import damage_of
 from raftlog.consensus.journal import stored_replica
+from raftlog.consensus.unclean import unclean_of
 from raftlog.core.entry import EntryHeader
 from raftlog.core.features import FeatureLevel
 from raftlog.storage.port import Store, StoreReader
@@ -53,9 +55,11 @@ class Drops:
             return False
         return not self._store.deleting(group, ended)
 
-    def holds(self, group: int) -> int | None:
+    def held(self, group: int) -> tuple[int, bool] | None:
         """See ``port.Consensus``."""
-        return stored_replica(self._seen(group), group, self._features.level)
+        seen = self._seen(group)
+        replica = stored_replica(seen, group)
+        return None if replica is None else (replica, bool(damage_of(seen, group)) or unclean_of(seen, group) is not None)
 
     def reader(self, group: int, replica: int) -> StoreReader:
         """The store as a replica sees it that is opened now, without waiting.
@@ -68,7 +72,7 @@ class Drops:
 
     def _drop_other(self, group: int, replica: int) -> None:
         """Drop the data of another replica of the group."""
-        if self.holds(group) not in (None, replica):
+        if stored_replica(self._seen(group), group, self._features.level) not in (None, replica):
             log.info("data of a replica that is no more goes", group=group, replica=replica)
             self._drop(group)
 

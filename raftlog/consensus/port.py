@@ -274,11 +274,12 @@ class Consensus(Protocol):
         """
         ...
 
-    def holds(self, group: int) -> int | None:
-        """Whose data there is of a group that is not open: a replica's id, or None where there is none.
+    def held(self, group: int) -> tuple[int, bool] | None:
+        """Whose data there is of a group that is not open: the replica's id, and whether the data says that it is damaged, or
+        that the replica was made the only voter by force. None where there is no data.
 
         Raises:
-            DataLossError: what says whose data it is cannot be read.
+            DataLossError: that cannot be read.
         """
         ...
 

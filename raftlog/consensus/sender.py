@@ -167,9 +167,9 @@ class Sender:
         """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place.
         What a follower lacks by its word, and cannot be given, it may hold without knowing it to be committed: every other
         heartbeat tries that. Then it is given what comes behind."""
-        index, end = self._next[follower.node], self._journal.last_index + 1
-        follower.tries_beyond = follower.unreadable and not follower.tries_beyond
-        for place in (index + 1, index) if follower.tries_beyond and index < end else (index,):
+        first, index, end = self._journal.first_index, self._next[follower.node], self._journal.last_index + 1
+        follower.tries_beyond = follower.unreadable and not follower.tries_beyond and first + 1 < index < end
+        for place in (index + 1, index) if follower.tries_beyond else (index,):
             with suppress(DataLossError):
                 return self._message(follower, place, [], term)
         return self._message(follower, end, [], term)

@@ -96,7 +96,7 @@ class Turns:
         self._changed: dict[int, Group] = {}  # ticked since the last batch was handed over
         self._flying: list[Group] = []  # whose changes the commit under way carries
         self._drops = Drops(store, self.drop, features)
-        self.vacant, self.holds = self._drops.vacant, self._drops.holds  # of port.Consensus
+        self.vacant, self.held = self._drops.vacant, self._drops.held  # of port.Consensus
         self._syncing: list[asyncio.Future[None]] = []
         self._syncing_flies: list[asyncio.Future[None]] = []  # of the commit under way
         self.on_offer: Callable[[Group, int], None] = lambda *_: None  # takes a group and the member that offers it a snapshot

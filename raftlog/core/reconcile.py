@@ -17,8 +17,8 @@ Rules:
    leaves fewer good copies than are wanted, or than there were. One whose disk is lost goes first of all, under the same
    condition: it never votes again, and beside it each voter more would raise the majority, to all that are left of three.
    One that is lost for being damaged answers all the same, and counts as far as that goes: it goes after those, when more
-   than half of the voters, or as many as are wanted, are others that are sound. Its successor comes after it, for they have
-   one place; where it is the only one that is to come, half of the voters are enough.
+   than half of the voters, or as many as are wanted, are others that are sound, or when nobody else is to come. Its
+   successor comes after it, for they have one place. In no case is there less than a majority without the one that goes.
 4. A leader is never removed: it hands over first, to a voter that has caught up and, unless itself is damaged, is wanted.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.
@@ -209,17 +209,23 @@ class _Group:
         self.report, self.up = report, up
         self.unwanted = [one for one in report.voters if one not in partition.replicas]
         # Those that hold nothing go first, the leader last.
-        self.unwanted.sort(key=lambda one: (one == report.leader, self.good(one)))
+        self.unwanted.sort(key=lambda one: (one == report.leader, self.good(one), self.answers(one)))
 
     def good(self, replica: Replica) -> bool:
         """Whether a member holds what is committed. The leader may not know yet that a disk is lost; the metadata does."""
         return replica not in self.lost and self.report.good(replica)
 
-    def kept(self, replica: Replica) -> bool:
-        """Whether a lost replica is one that is damaged and answers: its node has it yet."""
+    def answers(self, replica: Replica) -> bool:
+        """Whether a lost replica is there yet, in the place of another one: its node waits to delete it. Or its disk was lost
+        this very moment, and its leader is about to see that."""
         follower = self.report.followers.get(replica)
-        answers = replica == self.report.leader or (follower is not None and follower.damaged and follower.live)
-        return replica in self.lost and answers
+        return replica in self.lost and (replica == self.report.leader or (follower is not None and follower.live))
+
+    def votes(self, replica: Replica) -> bool:
+        """Whether a lost replica holds what is committed, as far as it is not damaged; it has said itself that it is."""
+        follower = self.report.followers.get(replica)
+        damaged = replica == self.report.leader or (follower is not None and follower.damaged)
+        return damaged and self.answers(replica) and self.report.good(replica)
 
     def next(self) -> Next:
         """See ``next_step``."""
@@ -230,24 +236,25 @@ class _Group:
         strangers = [one for one in self.report.learners if one not in self.wanted]
         if gone or strangers:
             return self._step(StepKind.FORGET, gone[0]) if gone else self._step(StepKind.REMOVE, strangers[0])
-        kept = [one for one in self.unwanted if self.kept(one)]
-        lost = [one for one in self.unwanted if one in self.lost and one not in kept] + kept
-        leaves = Next()
-        for one in lost:
-            leaves = self._leave(one)
-            if leaves.step is not None:
-                return leaves
-        taken = {node for node, _ in kept}
+        leaves = self._one_of(one for one in self.unwanted if one in self.lost)
+        if leaves.step is not None:
+            return leaves
+        taken = {one[0] for one in self.unwanted if self.answers(one)}
         missing = [one for one in self.wanted if one not in members and one[0] not in taken]
         if self.report.learners:
             return self._learn(self.report.learners[0], missing, taken)
         if len(self.report.voters) > len(self.wanted):
-            leaves = self._leave(self.unwanted[0])
-        elif kept and not missing:
-            leaves = self._leave(kept[0], last=True)
+            leaves = self._one_of(self.unwanted)
+        elif taken and not missing:
+            leaves = self._one_of(filter(self.answers, self.unwanted), last=True)
         if leaves.step is not None:
             return leaves
         return self._add(missing, leaves.waits, held_up=leaves.held_up)
+
+    def _one_of(self, leaving: Iterable[Replica], *, last: bool = False) -> Next:
+        """The first that may leave; if none may, what the first one waits for."""
+        found = [self._leave(one, last=last) for one in leaving]
+        return next((one for one in found if one.step is not None), found[0] if found else Next())
 
     def _learn(self, learner: Replica, missing: list[Replica], taken: set[int]) -> Next:
         if self.good(learner):
@@ -273,20 +280,19 @@ class _Group:
         """Take out a voter that is not wanted, if the others are enough without it; ``last``: nobody else is to come."""
         remaining = [one for one in self.report.voters if one != leaving]
         good = [one for one in remaining if self.good(one)]
-        if self.kept(leaving):
-            enough = len(good) >= len(self.wanted) or 2 * len(good) > len(remaining if last else self.report.voters)
-        elif self.good(leaving):
-            enough = len(good) >= len(self.wanted)
+        voting = len(good) + sum(map(self.votes, remaining))
+        if self.answers(leaving):
+            enough = last or len(good) >= len(self.wanted) or 2 * len(good) > len(self.report.voters)
         else:
-            enough = 2 * len({*good, *filter(self.kept, filter(self.report.good, remaining))}) > len(remaining)
-        if not enough:
+            enough = len(good) >= len(self.wanted) or not self.good(leaving)
+        if not enough or 2 * voting <= len(remaining):
             behind = next((one for one in (*remaining, *self.wanted) if one not in good and one != leaving), leaving)
             down = behind[0] not in self.up
             return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go", held_up=down)
         if leaving != self.report.leader:
             return self._step(StepKind.REMOVE, leaving)
         heirs = [one for one in self.wanted if one in self.report.voters and self.good(one)]
-        heir = next(iter(heirs or (good if self.kept(leaving) else ())), None)
+        heir = next(iter(heirs or (good if leaving in self.lost else ())), None)
         if heir is None:
             return Next(waits=f"node {leaving[0]} leads, and no other node has caught up to take over")
         return self._step(StepKind.TRANSFER, heir)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from raftlog.consensus.unclean import forget
 from raftlog.core.configuration import Configuration, member_id, named, node_of, replica_of
 from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
+from raftlog.core.metadata_values import PartitionMeta
 from raftlog.errors import DataDirectoryError, DataLossError, InvalidRequestError
 from raftlog.model import METADATA_GROUP, TopicPartition
 from raftlog.node.stopped import load_metadata, names_of
@@ -192,9 +194,17 @@ class _Planning:
         self._placed = {METADATA_GROUP: member_id(known.node_id, known.incarnation)}
         """By group, the member that the node will open."""
         for partition in (partition for topic in state.topics.values() for partition in topic.partitions):
-            replica = partition.replica_on(known.node_id)
+            replica = self._held(partition) or partition.replica_on(known.node_id)
             if replica is not None:
                 self._placed[partition.group_id] = member_id(known.node_id, replica)
+
+    def _held(self, partition: PartitionMeta) -> int | None:
+        """The replica whose data is here, where it was given up for a new one and is in its group yet (``broker.replicas``)."""
+        lost = [replica for node, replica in partition.lost if node == self._node_id]
+        with suppress(DataLossError):
+            held = stored_replica(self._reader, partition.group_id) if lost else None
+            return held if held in lost else None
+        return None
 
     def plan(self, groups: list[int]) -> Plan:
         """See ``plan``."""

@@ -379,10 +379,10 @@ class HandConsensus:
             self.waiting[group] = ended
         return group not in self.deleting
 
-    def holds(self, group: int) -> int | None:
+    def held(self, group: int) -> tuple[int, bool] | None:
         """See ``Consensus``."""
         log = self.logs.get(group)
-        return None if log is None else replica_of(log.own)
+        return None if log is None else (replica_of(log.own), log.damaged is not None)
 
     def deleted(self, group: int) -> None:
         """Nothing is left of a group that was dropped."""

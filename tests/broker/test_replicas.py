@@ -6,7 +6,9 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
+
+import pytest
 
 from raftlog.broker.config import BrokerConfig
 from raftlog.broker.coordinator import Coordinator
@@ -183,18 +185,53 @@ async def test_a_replica_that_is_given_up_stays_until_its_group_is_without_it() 
 
 
 async def test_a_node_that_starts_again_keeps_what_it_has_given_up_too() -> None:
-    """By whose data is there: where a lost replica's disk was emptied, the new one is opened at once."""
-    for held in (True, False):
-        consensus, state, topic = HandConsensus(1, HandNetwork()), MetadataState(), _topic("t", 1)
-        if held:
-            consensus.open(1, Mock(), replica=1, founders=(member_id(1, 1),), preferred=False)
+    """By whose data is there: where a lost replica's disk was emptied, the new one is opened."""
+    for marked in (True, False):
+        consensus, state, topic = _given_up(), MetadataState(), _topic("t", 1)
+        if not marked:
+            consensus.logs.clear()
         given_up = replace(topic.partitions[0], replicas=((1, 2),), lost=((1, 1),), next_replica_id=3)
         state.topics["t"] = replace(topic, partitions=(given_up,))
-        replicas = _replicas(consensus, held=(1,) if held else ())
+        replicas = _replicas(consensus, held=(1,))
         replicas.start(state)
-        assert consensus.logs[1].own == member_id(1, 1 if held else 2)
-        assert consensus.dropped == []
+        assert consensus.logs[1].own == member_id(1, 1 if marked else 2)
+        assert replicas.damaged() == {}
         assert replicas.unfilled() == {1}
+        await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
+        assert consensus.dropped == ([1] if marked else [])
+        assert consensus.logs[1].own == member_id(1, 2)
+
+
+@pytest.mark.parametrize("wanted", [((1, 2),), ((2, 2),)], ids=["wanted again", "not wanted"])
+@pytest.mark.parametrize("readable", [True, False])
+async def test_data_of_a_lost_replica_that_does_not_say_to_be_damaged_is_left_alone(
+    wanted: tuple[tuple[int, int], ...], readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or of which that cannot be read. It may be an old copy, so it must not vote; it may be needed, so it must not go."""
+    consensus, state, topic = _given_up(), MetadataState(next_group_id=2), _topic("t", 1)
+    monkeypatch.setattr(
+        consensus, "held", Mock(return_value=(1, False)) if readable else Mock(side_effect=DataLossError("damaged"))
+    )
+    given_up = replace(topic.partitions[0], replicas=wanted, lost=((1, 1),))
+    state.topics["t"] = replace(topic, partitions=(given_up,))
+    replicas = _replicas(consensus, held=(1,))
+    replicas.start(state)
+    for configs in ({}, {"retention.ms": "5000"}):
+        await _altered(replicas, state, replace(topic, partitions=(given_up,), configs=configs))
+        assert (replicas.groups(), consensus.dropped) == ([], [])
+        assert [(status.group_id, status.damaged) for status in replicas.statuses()] == [(1, True)]
+    await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
+    assert consensus.dropped == [1]
+    assert replicas.groups() == ([1] if wanted == ((1, 2),) else [])
+    assert replicas.statuses() == [] or not replicas.statuses()[0].damaged
+
+
+def _given_up() -> HandConsensus:
+    """A consensus over the data of a damaged replica of group 1, which is not open."""
+    consensus = HandConsensus(1, HandNetwork())
+    log = consensus.open(1, MagicMock(), replica=1, founders=(member_id(1, 1),), preferred=False)
+    log.damaged = "entry 2 fails its check"
+    return consensus
 
 
 async def _altered(replicas: Replicas, state: MetadataState, topic: TopicMeta) -> None:

@@ -89,7 +89,7 @@ def test_a_lost_disk_never_counts_as_a_copy() -> None:
     """The leader still believes that the replica matches; the metadata knows that its disk is gone."""
     wiped_there = _partition(A, B, (3, 4), lost=(C,))
     assert _kind(next_step(wiped_there, _report(A, B), ALL_UP)) == (StepKind.FORGET, C)
-    assert _kind(next_step(wiped_there, _report(A, B, C, behind=(B,)), ALL_UP)) == (StepKind.ADD, (3, 4))
+    assert _kind(next_step(wiped_there, _report(A, B, C, behind=(B,), dead=(C,)), ALL_UP)) == (StepKind.ADD, (3, 4))
     assert _kind(next_step(wiped_there, _report(A, B, C, (3, 4)), ALL_UP)) == (StepKind.REMOVE, C)
     # With a second one behind, taking the lost one out would leave one good copy of three.
     found = next_step(wiped_there, _report(A, B, C, (3, 4), behind=(B, (3, 4))), ALL_UP)
@@ -133,6 +133,36 @@ def test_a_damaged_replica_counts_until_a_lost_one_is_made_anew() -> None:
     # Nothing is settled while it is there, and nothing could be done.
     found = next_step(lost_one, _report(B, C, leader=C, damaged=(B,)), [2, 3])
     assert (_kind(found), found.held_up) == ("node 1 has to catch up before node 2 may go", True)
+
+
+def test_a_dead_node_s_replica_leaves_by_the_vote_of_a_damaged_one() -> None:
+    """Its successor is there, and the damaged one waits for as many sound ones as are wanted: neither may wait for the other."""
+    for leader in (A, B):
+        moved = _partition((1, 9), B, D, leaving=(C,), lost=(A,))
+        report = _report(A, B, C, D, leader=leader, damaged=(A,), dead=(C,))
+        assert _kind(next_step(moved, report, [1, 2, 4])) == (StepKind.REMOVE, C)
+        report = _report(A, B, D, leader=leader, damaged=(A,))
+        assert _kind(next_step(moved, report, [1, 2, 4])) == (StepKind.FORGET, C)
+        moved = replace(moved, leaving=())
+        expected = (StepKind.TRANSFER, B) if leader == A else (StepKind.REMOVE, A)
+        assert _kind(next_step(moved, report, [1, 2, 4])) == expected
+
+
+def test_no_step_leaves_less_than_a_majority() -> None:
+    """One sound copy is all that is wanted, and there is one; but beside it there is a voter that is down."""
+    alone = _partition(B, leaving=(C,), lost=(A,))
+    report = _report(A, B, C, leader=B, damaged=(A,), dead=(C,))
+    assert _kind(next_step(alone, report, [1, 2])) == (StepKind.REMOVE, C)
+    alone = _partition(B, leaving=(A, C))
+    assert _kind(next_step(alone, _report(A, B, C, leader=B, dead=(C,)), [1, 2])) == (StepKind.REMOVE, C)
+
+
+def test_a_damaged_replica_that_does_not_say_so_has_its_place_all_the_same() -> None:
+    """The leader's version knows nothing of it, or what says so was taken away: its successor could not be opened."""
+    given_up = _partition(A, B, (3, 4), lost=(C,))
+    assert _kind(next_step(given_up, _report(A, B, C), ALL_UP)) == (StepKind.REMOVE, C)
+    found = next_step(given_up, _report(A, B, C, behind=(B,)), ALL_UP)
+    assert _kind(found) == "node 2 has to catch up before node 3 may go"
 
 
 def test_a_good_copy_goes_only_when_as_many_as_wanted_are_left() -> None:
@@ -232,7 +262,7 @@ class _Model:
             one: FollowerReport(
                 match_index=self.log.get(one, 0),
                 lag_ms=0 if self.log.get(one, 0) >= self.committed else CAUGHT_UP_MS + 1,
-                live=one[0] not in self.down,
+                live=one[0] not in self.down and (one in self.log or self.rng.random() < 0.1),
                 damaged=one in self.damaged,
             )
             for one in self.voters + self.learners
@@ -271,6 +301,10 @@ class _Model:
             self.last = self.log[one]
         elif step.kind is StepKind.REMOVE:
             assert one != self.leader
+            remaining = [other for other in self.voters if other != one]
+            there = [other for other in remaining if self.can_lead(other) and self.log[other] >= self.committed]
+            if one in self.voters and 2 * len(there) <= len(remaining):
+                return  # refused: it would have no majority just now
             if one in self.learners:
                 self.learners.remove(one)
             elif one in self.voters:
@@ -304,6 +338,20 @@ class _Model:
                 self.partition = renewed(self.partition, node, index=self.index, at_ms=0, reason="lost")
                 self.log = {one: held for one, held in self.log.items() if one[0] != node}
 
+    def up(self) -> set[int]:
+        return {node for node in range(1, self.nodes + 1) if node not in self.down}
+
+    def one_dies_for_good(self) -> None:
+        """A node without which the group has a majority; its replicas are wanted on others."""
+        node = self.rng.randint(1, self.nodes)
+        there = [one for one in self.live() if one[0] != node and self.log[one] >= self.committed]
+        others = [other for other in range(1, self.nodes + 1) if other != node]
+        if 2 * len(there) > len(self.voters) and len(others) >= len(self.partition.replicas):
+            self.down.add(node)
+            self.index += 1
+            nodes = self.rng.sample(others, len(self.partition.replicas))
+            self.partition = placed(self.partition, nodes, index=self.index, reason="dead", at_ms=0)
+
     def open(self) -> None:
         """Nodes open what the metadata gives them, where a damaged replica that it has not forgotten is not in its place."""
         taken = {node for node, replica in self.damaged if (node, replica) in self.log}
@@ -313,8 +361,7 @@ class _Model:
 
     def round(self, failing: float) -> None:
         report = self.report()
-        up = {node for node in range(1, self.nodes + 1) if node not in self.down}
-        steps = plan([self.partition], {} if report is None else {1: report}, up=up, limits=Limits()).steps
+        steps = plan([self.partition], {} if report is None else {1: report}, up=self.up(), limits=Limits()).steps
         assert len(steps) <= 1
         for step in steps:
             if self.rng.random() >= failing:
@@ -334,13 +381,14 @@ def test_any_situation_ends_as_wanted_whatever_fails_on_the_way(seed: int, nodes
             model.disturb()
         model.round(failing=0.3)
     model.down.clear()
+    model.one_dies_for_good()
     report = None
     for _ in range(2_000):
         model.open()
         model.tick()
         model.round(failing=0.0)
         report = model.report()
-        if report is not None and next_step(model.partition, report, range(1, nodes + 1)).settled:
+        if report is not None and next_step(model.partition, report, model.up()).settled:
             break
     assert report is not None, "the group lost its majority"
     assert sorted(model.voters) == sorted(model.partition.replicas)

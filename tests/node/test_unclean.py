@@ -141,6 +141,25 @@ async def test_what_cannot_go_on_is_left_alone_with_the_reason(
     assert {each.group for each in decided.forced} >= {0, 2}
 
 
+async def test_a_damaged_replica_that_was_given_up_can_go_on_too(tmp_path: Path) -> None:
+    """The others were lost before it had left its group: a new one is wanted in its place, but the data is here."""
+    await filled(tmp_path)
+    store = open_store(tmp_path)
+    state = load_metadata(store)
+    [partition] = state.topics["t"].partitions
+    renewed = pb.RenewedReplica(
+        topic_id=b"t" * 16, partition=0, placed_index=partition.placed_index, replica=pb.ReplicaRow(node_id=1, replica_id=1)
+    )
+    effects = state.apply(3, pb.MetadataCommand(renew_replicas=pb.RenewReplicas(replicas=[renewed])))
+    assert effects.error is None
+    await commit(store, WriteBatch(rows={(0, table, key): value for table, key, value in effects.rows}))
+    store.close()
+    assert state.topics["t"].partitions[0].lost == ((1, 1),)
+    await put(tmp_path, {(1, RAFT_TABLE, CONFIG_ROW): configured(member_id(1, 1), member_id(2, 2), member_id(3, 3))})
+    [forced] = plan(tmp_path, {2, 3}, [1]).forced
+    assert forced.member == member_id(1, 1)
+
+
 async def test_a_surviving_learner_or_voter_stays_as_a_learner(tmp_path: Path) -> None:
     """Of five voters and a learner, three are lost."""
     await filled(tmp_path)
