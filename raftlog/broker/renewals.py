@@ -136,7 +136,7 @@ class Renewals:
 
     def explain(self, statuses: Iterable[ReplicaStatus]) -> list[ReplicaStatus]:
         """The same, those of damaged replicas with what they wait for."""
-        return [replace(one, waits_for=self._waits.get(one.group_id, "")) if one.damaged else one for one in statuses]
+        return [replace(one, waits_for=self._waits.get(one.group_id, one.waits_for)) if one.damaged else one for one in statuses]
 
 
 class Renewing:

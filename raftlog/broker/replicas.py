@@ -14,8 +14,8 @@ Rules:
    have a thousand partitions, and the others shall not wait until all of them are open.
 5. A replica that was given up for a new one (``lost``, but it is here: it is damaged) is kept until the metadata has forgotten
    it, which is when a committed configuration of its group does not hold it. Until then it counts for what it has acknowledged,
-   and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks. At a start only data that
-   says to be damaged is opened: if it does not, somebody may have put an old copy there. That is left alone as long.
+   and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks. That it was given
+   up is written beside its data: at a start data without that may be an old copy, which somebody has put there. It is left alone.
 6. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
    opened before, no group of the node would have a turn until all is deleted in one transaction, and on a full disk that would
    never be. Until then it is one that is not open yet. Nothing else waits for it, also not at a start.
@@ -29,6 +29,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -50,6 +51,9 @@ _log = logging.getLogger(__name__)
 
 STEP_REPLICAS = 16
 """Opened or dropped in one go: some milliseconds of the event loop."""
+
+GIVEN_UP = "its group has to go on without this one first"
+"""What the successor of a damaged replica waits for, in words."""
 
 MakeCoordinator = Callable[[TopicPartition, int], Coordinator]
 
@@ -107,6 +111,7 @@ class Replicas(Mapping[int, Partition]):
         found = {group: partition.status(self._node_id) for group, partition in self._open.items()}
         found |= {group: coordinator.machine.status(self._node_id) for group, coordinator in self.coordinators.items()}
         found |= {group: self._unopened_status(group, name) for group, name in self._unopened.items()}
+        found |= {group: replace(found[group], waits_for=GIVEN_UP) for group in self._given_up & found.keys()}
         return [found[group] for group in sorted(found)]
 
     def damaged(self) -> dict[int, int]:
@@ -268,9 +273,9 @@ class Replicas(Mapping[int, Partition]):
             self._given_up.discard(group)
             return meta.replica_on(self._node_id)
         if not held[1]:
-            raise DataLossError(
-                f"replica {held[0]} of group {group} was lost, and there is data of it that does not say to be damaged"
-            )
+            raise DataLossError(f"replica {held[0]} of group {group} was lost, and here is data of it that may be an old copy")
+        if group not in self._given_up and self.log(group) is not None:
+            self._consensus.give_up(group)
         self._given_up.add(group)
         return held[0]
 

@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 DAMAGED_ROW = b"damaged"
 """``DamagedRow``. It goes with the replica's data, when that is made the only voter by force, or when a person says so."""
+GIVEN_UP_ROW = b"given up"
+"""There where the replica was given up for a new one, and its group has not been seen to be without it."""
 WHY_CHARS_MAX = 1_000
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Container, Iterator
 
 import structlog
 
-from raftlog.consensus.damage import damage_of
-from raftlog.consensus.journal import stored_replica
-from raftlog.consensus.unclean import unclean_of
+from raftlog.consensus.damage import GIVEN_UP_ROW
+from raftlog.consensus.journal import RAFT_TABLE, stored_replica
 from raftlog.core.entry import EntryHeader
 from raftlog.core.features import FeatureLevel
 from raftlog.storage.port import Store, StoreReader
@@ -58,8 +57,8 @@ class Drops:
     def held(self, group: int) -> tuple[int, bool] | None:
         """See ``port.Consensus``."""
         seen = self._seen(group)
-        replica = stored_replica(seen, group)
-        return None if replica is None else (replica, bool(damage_of(seen, group)) or unclean_of(seen, group) is not None)
+        replica = stored_replica(seen, group, self._features.level)
+        return None if replica is None else (replica, seen.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None)
 
     def reader(self, group: int, replica: int) -> StoreReader:
         """The store as a replica sees it that is opened now, without waiting.

@@ -275,12 +275,16 @@ class Consensus(Protocol):
         ...
 
     def held(self, group: int) -> tuple[int, bool] | None:
-        """Whose data there is of a group that is not open: the replica's id, and whether the data says that it is damaged, or
-        that the replica was made the only voter by force. None where there is no data.
+        """Whose data there is of a group that is not open: the replica's id, and whether it was given up. None where there is no
+        data.
 
         Raises:
             DataLossError: that cannot be read.
         """
+        ...
+
+    def give_up(self, group: int) -> None:
+        """Remember on the disk that an open replica was given up for a new one: see ``held``."""
         ...
 
     def close(self, group: int) -> None:

@@ -28,14 +28,14 @@ import structlog
 from raftlog.consensus.acks import Acks
 from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
-from raftlog.consensus.damage import note
+from raftlog.consensus.damage import GIVEN_UP_ROW, note
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import Drops
 from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
 from raftlog.consensus.inbox import Inbox
-from raftlog.consensus.journal import GroupJournal
+from raftlog.consensus.journal import RAFT_TABLE, GroupJournal
 from raftlog.consensus.leaderships import Leaderships
 from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
 from raftlog.consensus.outgoing import Mail, PeerWindows
@@ -77,8 +77,7 @@ class Turns:
         self.lazy_rows: dict[tuple[int, int, bytes], bytes | None] = {}
         self._node_id, self._store, self._peers = node_id, store, peers
         self._clock, self._config, self._fail = clock, config, fail
-        self._ambience = Ambience(clock, rng)
-        self._tail = TailCache(config.tail_cache_bytes)
+        self._ambience, self._tail = Ambience(clock, rng), TailCache(config.tail_cache_bytes)
         self._windows = PeerWindows(peers.writable, Pace(config.catch_up_bytes_per_s), config.window_bytes)
         self._groups: dict[int, Group] = {}
         self._patience = Patience(config.times)
@@ -87,8 +86,7 @@ class Turns:
         self._elections = Elections()
         self._touched: dict[int, Group] = {}
         self._links: dict[int, float] = {}  # node → since when there is a link to it
-        self._inbox = Inbox()
-        self._held = Mail()
+        self._inbox, self._held = Inbox(), Mail()
         self.early = Early(config.send_early_bytes, peers, self._send_entries)
         self.acks = Acks(self._groups, guarded=self._guarded, touch=self.touch, fail=self._give_up)
         self._in_flight: WriteBatch | None = None
@@ -158,6 +156,11 @@ class Turns:
         self._flying = [flying for flying in self._flying if flying is not group]
         for key in [key for key in self.lazy_rows if key[0] == group.group]:
             del self.lazy_rows[key]
+
+    def give_up(self, group: int) -> None:
+        """See ``port.Consensus``."""
+        self.batch.rows[group, RAFT_TABLE, GIVEN_UP_ROW] = b"1"
+        self._wake()
 
     def drop(self, group: int) -> None:
         """See ``port.Consensus``."""

@@ -243,10 +243,9 @@ class _Group:
         missing = [one for one in self.wanted if one not in members and one[0] not in taken]
         if self.report.learners:
             return self._learn(self.report.learners[0], missing, taken)
-        if len(self.report.voters) > len(self.wanted):
-            leaves = self._one_of(self.unwanted)
-        elif taken and not missing:
-            leaves = self._one_of(filter(self.answers, self.unwanted), last=True)
+        more, last = len(self.report.voters) > len(self.wanted), bool(taken) and not missing
+        if more or last:
+            leaves = self._one_of([one for one in self.unwanted if more or self.answers(one)], last=last)
         if leaves.step is not None:
             return leaves
         return self._add(missing, leaves.waits, held_up=leaves.held_up)
@@ -286,7 +285,8 @@ class _Group:
         else:
             enough = len(good) >= len(self.wanted) or not self.good(leaving)
         if not enough or 2 * voting <= len(remaining):
-            behind = next((one for one in (*remaining, *self.wanted) if one not in good and one != leaving), leaving)
+            others = [one for one in (*remaining, *self.wanted) if one not in good and one[0] != leaving[0]]
+            behind = next(iter(others), leaving)
             down = behind[0] not in self.up
             return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go", held_up=down)
         if leaving != self.report.leader:

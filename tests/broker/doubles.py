@@ -358,6 +358,7 @@ class HandConsensus:
         self.deleting: set[int] = set()
         """Groups that cannot be opened before ``deleted`` says so."""
         self.waiting: dict[int, Callable[[], None]] = {}
+        self.given_up: set[int] = set()
         network.nodes[node_id] = self
 
     def open(self, group: int, machine: StateMachine, *, replica: int, founders: tuple[int, ...], preferred: bool) -> HandLog:
@@ -382,7 +383,11 @@ class HandConsensus:
     def held(self, group: int) -> tuple[int, bool] | None:
         """See ``Consensus``."""
         log = self.logs.get(group)
-        return None if log is None else (replica_of(log.own), log.damaged is not None)
+        return None if log is None else (replica_of(log.own), group in self.given_up)
+
+    def give_up(self, group: int) -> None:
+        """See ``Consensus``."""
+        self.given_up.add(group)
 
     def deleted(self, group: int) -> None:
         """Nothing is left of a group that was dropped."""

@@ -13,7 +13,7 @@ import pytest
 from raftlog.broker.config import BrokerConfig
 from raftlog.broker.coordinator import Coordinator
 from raftlog.broker.pending import Budget
-from raftlog.broker.replicas import Replicas
+from raftlog.broker.replicas import GIVEN_UP, Replicas
 from raftlog.consensus.port import StateMachine
 from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.features import Level
@@ -175,6 +175,8 @@ async def test_a_replica_that_is_given_up_stays_until_its_group_is_without_it() 
     await _altered(replicas, state, replace(topic, partitions=(given_up,)))
     assert consensus.logs[1].own == member_id(1, 1)
     assert consensus.dropped == []
+    assert consensus.given_up == {1}
+    assert [status.waits_for for status in replicas.statuses()] == [GIVEN_UP]
     assert replicas.damaged() == {}
     assert replicas.unfilled() == {1}
     await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
@@ -204,7 +206,7 @@ async def test_a_node_that_starts_again_keeps_what_it_has_given_up_too() -> None
 
 @pytest.mark.parametrize("wanted", [((1, 2),), ((2, 2),)], ids=["wanted again", "not wanted"])
 @pytest.mark.parametrize("readable", [True, False])
-async def test_data_of_a_lost_replica_that_does_not_say_to_be_damaged_is_left_alone(
+async def test_data_of_a_lost_replica_that_does_not_say_to_be_given_up_is_left_alone(
     wanted: tuple[tuple[int, int], ...], readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or of which that cannot be read. It may be an old copy, so it must not vote; it may be needed, so it must not go."""
@@ -229,8 +231,8 @@ async def test_data_of_a_lost_replica_that_does_not_say_to_be_damaged_is_left_al
 def _given_up() -> HandConsensus:
     """A consensus over the data of a damaged replica of group 1, which is not open."""
     consensus = HandConsensus(1, HandNetwork())
-    log = consensus.open(1, MagicMock(), replica=1, founders=(member_id(1, 1),), preferred=False)
-    log.damaged = "entry 2 fails its check"
+    consensus.open(1, MagicMock(), replica=1, founders=(member_id(1, 1),), preferred=False)
+    consensus.give_up(1)
     return consensus
 
 

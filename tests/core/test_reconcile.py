@@ -148,6 +148,20 @@ def test_a_dead_node_s_replica_leaves_by_the_vote_of_a_damaged_one() -> None:
         assert _kind(next_step(moved, report, [1, 2, 4])) == expected
 
 
+def test_what_a_damaged_replica_waits_for_is_never_its_own_successor() -> None:
+    """That comes after it. A node that is down holds it up."""
+    given_up = _partition((1, 4), B, C, lost=(A,))
+    found = next_step(given_up, _report(A, B, leader=B, damaged=(A,)), [1, 2])
+    assert (_kind(found), found.held_up) == ("node 3 has to catch up before node 1 may go", True)
+
+
+def test_two_damaged_replicas_of_five_leave_when_nobody_else_is_to_come() -> None:
+    """Of four voters two are sound, and three are wanted: the successor of one waits for it to leave. Three would be left."""
+    two, damaged = _partition((6, 6), (3, 3), (5, 9), lost=((2, 2), (5, 5))), ((2, 2), (5, 5))
+    report = _report((2, 2), (3, 3), (5, 5), (6, 6), leader=(3, 3), damaged=damaged)
+    assert _kind(next_step(two, report, (2, 3, 5, 6))) == (StepKind.REMOVE, (2, 2))
+
+
 def test_no_step_leaves_less_than_a_majority() -> None:
     """One sound copy is all that is wanted, and there is one; but beside it there is a voter that is down."""
     alone = _partition(B, leaving=(C,), lost=(A,))
