@@ -9,7 +9,7 @@ Rules:
 
 1. A replica is given up only where a majority of its group's voters, without it and without those that are lost already, holds
    what is committed, by the word of the group's leader. That word is of a moment that has passed when it is acted on: what
-   keeps the replica from being needed is that it stays until a configuration without it is committed (``broker.replicas``).
+   keeps the replica from being needed is that it stays until a configuration without it is committed (``broker.given_up``).
 2. One that was given up is not asked about again for ``RENEWED_PAUSE_S``, and twice as long each time, until it has been sound
    for ``RENEWED_PAUSE_MAX_S``: a disk that damages whatever is written to it must not keep its peers busy.
 3. The metadata's own replica is not renewed: it is the node's name in the cluster. Where it cannot be opened, the node joins

@@ -12,10 +12,7 @@ Rules:
 3. A replica that came later opens without founders, as a learner that knows nothing: the group's leader tells it.
 4. Work is done outside of the consensus turn that applied the change, in order, and ``STEP_REPLICAS`` at a time: a topic may
    have a thousand partitions, and the others shall not wait until all of them are open.
-5. A replica that was given up for a new one (``lost``, but it is here: it is damaged) is kept until the metadata has forgotten
-   it, which is when a committed configuration of its group does not hold it. Until then it counts for what it has acknowledged,
-   and acknowledges; were it dropped before, an entry that it was needed for would be on too few disks. That it was given
-   up is written beside its data: at a start data without that may be an old copy, which somebody has put there. It is left alone.
+5. One that was given up for a new one is kept until its group is without it: see ``given_up``.
 6. A replica takes the place of another one on the same node only when the data of that is deleted, which takes its time: were it
    opened before, no group of the node would have a turn until all is deleted in one transaction, and on a full disk that would
    never be. Until then it is one that is not open yet. Nothing else waits for it, also not at a start.
@@ -34,6 +31,7 @@ from functools import partial
 from itertools import islice
 
 from raftlog.broker.coordinator import Coordinator
+from raftlog.broker.given_up import WAITS_FOR, GivenUp
 from raftlog.broker.group_port import GROUPS_TOPIC
 from raftlog.broker.partition import Partition
 from raftlog.broker.pending import Budget
@@ -43,7 +41,7 @@ from raftlog.core.configuration import member_id
 from raftlog.core.features import Level
 from raftlog.core.metadata import MetadataState
 from raftlog.core.metadata_values import Effects, PartitionMeta, TopicMeta
-from raftlog.errors import DataLossError, FatalError, NewerFormatError, RaftlogError
+from raftlog.errors import FatalError, NewerFormatError, RaftlogError
 from raftlog.model import METADATA_GROUP, ReplicaStatus, Role, TopicPartition
 from raftlog.storage.port import Store
 
@@ -51,9 +49,6 @@ _log = logging.getLogger(__name__)
 
 STEP_REPLICAS = 16
 """Opened or dropped in one go: some milliseconds of the event loop."""
-
-GIVEN_UP = "its group has to go on without this one first"
-"""What the successor of a damaged replica waits for, in words."""
 
 MakeCoordinator = Callable[[TopicPartition, int], Coordinator]
 
@@ -90,8 +85,7 @@ class Replicas(Mapping[int, Partition]):
         """Replicas that are damaged beyond opening."""
         self._waiting: dict[int, Callable[[], None]] = {}
         """Rule 6: opens a replica, by group."""
-        self._given_up: set[int] = set()
-        """Rule 5: groups whose replica here only waits to be out of them."""
+        self._given_up = GivenUp(node_id, consensus)
         self._state = MetadataState()
         self._changes: deque[Iterator[None]] = deque()
         """What is applied, and not yet wholly acted on, in steps of a replica."""
@@ -111,13 +105,13 @@ class Replicas(Mapping[int, Partition]):
         found = {group: partition.status(self._node_id) for group, partition in self._open.items()}
         found |= {group: coordinator.machine.status(self._node_id) for group, coordinator in self.coordinators.items()}
         found |= {group: self._unopened_status(group, name) for group, name in self._unopened.items()}
-        found |= {group: replace(found[group], waits_for=GIVEN_UP) for group in self._given_up & found.keys()}
+        found |= {group: replace(found[group], waits_for=WAITS_FOR) for group in self._given_up.groups & found.keys()}
         return [found[group] for group in sorted(found)]
 
     def damaged(self) -> dict[int, int]:
         """The replica ids of those that are damaged, or could not be opened, by group, but for those that are given up."""
         found = {log.group for log in self.logs() if log.damaged is not None} | self._unopened.keys()
-        return {group: self._replica_ids[group] for group in sorted(found - self._given_up)}
+        return {group: self._replica_ids[group] for group in sorted(found - self._given_up.groups)}
 
     @property
     def renews(self) -> bool:
@@ -134,7 +128,7 @@ class Replicas(Mapping[int, Partition]):
         }
 
     def _is_unfilled(self, meta: PartitionMeta) -> bool:
-        if meta.group_id in self._given_up:
+        if meta.group_id in self._given_up.groups:
             return True
         moves = bool(meta.leaving) and not meta.lost  # the one that it comes for still votes
         return not moves and meta.group_id not in self._unopened and not self._votes(meta.group_id)
@@ -163,7 +157,7 @@ class Replicas(Mapping[int, Partition]):
             partition.group_id
             for topic in state.topics.values()
             for partition in topic.partitions
-            if self._may_be_here(partition)
+            if self._given_up.due(partition, self._replica_ids.get(partition.group_id)).replica is not None
         }
         for group in sorted({*self._store.groups(), *self._replica_ids}):
             if group != METADATA_GROUP and group not in here and state.deleted(group):
@@ -244,43 +238,27 @@ class Replicas(Mapping[int, Partition]):
         config = TopicConfig.of(topic.configs)
         for number, meta in enumerate(topic.partitions):
             yield
-            try:
-                replica = self._due(meta)
-            except DataLossError:
-                self._leave_alone(TopicPartition(topic.name, number), meta)
+            group, name = meta.group_id, TopicPartition(topic.name, number)
+            due = self._given_up.due(meta, None if group in self._unopened else self._replica_ids.get(group))
+            given_up = group in self._given_up.groups
+            left_alone = not due.opens or (given_up and group in self._unopened)
+            if not left_alone and self._replica_ids.get(group, due.replica) != due.replica:
+                self._drop(group)  # it went; and where it is to come again, it is another one
+            if due.replica is None:
                 continue
-            if meta.group_id in self._given_up and meta.group_id in self._unopened:
-                continue
-            if meta.group_id in self._replica_ids and self._replica_ids[meta.group_id] != replica:
-                self._drop(meta.group_id)  # it went; and where it is to come again, it is another one
-            if replica is None:
-                continue
-            if meta.group_id in self._open:
-                self._open[meta.group_id].config = config
-            elif meta.group_id not in self.coordinators:
-                self._open_replica(TopicPartition(topic.name, number), meta, replica, config)
+            if left_alone:
+                self._leave_unopened(name, group, due.replica)
+            elif group in self._open:
+                self._open[group].config = config
+            elif group not in self.coordinators:
+                self._open_replica(name, meta, due.replica, config)
+            if given_up and self.log(group) is not None:
+                self._consensus.give_up(group)
 
-    def _due(self, meta: PartitionMeta) -> int | None:
-        """The id of the replica that this node has to hold open: the one that the metadata says, or the one before. (Rule 5)
-
-        Raises:
-            DataLossError: the data that is here is to be left alone.
-        """
-        group, lost = meta.group_id, self._lost_here(meta)
-        known = self._replica_ids.get(group)
-        held = (known, True) if known is not None else self._consensus.held(group) if lost else None
-        if held is None or held[0] not in lost:
-            self._given_up.discard(group)
-            return meta.replica_on(self._node_id)
-        if not held[1]:
-            raise DataLossError(f"replica {held[0]} of group {group} was lost, and here is data of it that may be an old copy")
-        if group not in self._given_up and self.log(group) is not None:
-            self._consensus.give_up(group)
-        self._given_up.add(group)
-        return held[0]
-
-    def _lost_here(self, meta: PartitionMeta) -> list[int]:
-        return [replica for node, replica in meta.lost if node == self._node_id]
+    def _leave_unopened(self, name: TopicPartition, group: int, replica: int) -> None:
+        if group not in self._unopened:
+            _log.error("partition %s (group %d) is not opened: what is here of it is damaged, or may be an old copy", name, group)
+        self._unopened[group], self._replica_ids[group] = name, replica
 
     def _open_replica(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
         """Open a replica, or have it wait for its place. (Rule 6)"""
@@ -300,19 +278,6 @@ class Replicas(Mapping[int, Partition]):
             _log.exception("partition %s (group %d) cannot be opened", name, group)
             self._waiting.pop(group, None)
             self._consensus.close(group)
-
-    def _may_be_here(self, meta: PartitionMeta) -> bool:
-        try:
-            return self._due(meta) is not None
-        except DataLossError:
-            return True
-
-    def _leave_alone(self, name: TopicPartition, meta: PartitionMeta) -> None:
-        """Neither is it opened, nor does it go, until the metadata forgets it."""
-        _log.exception("partition %s (group %d) cannot be opened", name, meta.group_id)
-        self._unopened[meta.group_id] = name
-        self._given_up.add(meta.group_id)
-        self._replica_ids[meta.group_id] = max(self._lost_here(meta))
 
     def _begin(self, name: TopicPartition, meta: PartitionMeta, replica: int, config: TopicConfig) -> None:
         group = meta.group_id
@@ -343,7 +308,7 @@ class Replicas(Mapping[int, Partition]):
         self._replica_ids.pop(group, None)
         self._unopened.pop(group, None)
         self._waiting.pop(group, None)
-        self._given_up.discard(group)
+        self._given_up.groups.discard(group)
         replica = self._open.pop(group, None) or self.coordinators.pop(group, None)
         try:
             if replica is not None:

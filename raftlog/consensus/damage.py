@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftlog.consensus.journal import RAFT_TABLE
+from raftlog.consensus.journal import GIVEN_UP_ROW, RAFT_TABLE
 from raftlog.core.features import Level
 from raftlog.errors import DataLossError
 from raftlog.model import METADATA_GROUP
@@ -34,8 +34,6 @@ log = structlog.get_logger()
 
 DAMAGED_ROW = b"damaged"
 """``DamagedRow``. It goes with the replica's data, when that is made the only voter by force, or when a person says so."""
-GIVEN_UP_ROW = b"given up"
-"""There where the replica was given up for a new one, and its group has not been seen to be without it."""
 WHY_CHARS_MAX = 1_000
 
 
@@ -52,10 +50,11 @@ def note(group: Group, error: DataLossError, batch: WriteBatch, level: int) -> N
 
 
 def damage_of(store: StoreReader, group: int) -> str:
-    """What is remembered of a group's damage, in words; empty where nothing is. Whatever the row says, it is there for that."""
+    """What is remembered of a group's damage, in words; empty where nothing is. Whatever the row says, it is there for that. One
+    that was given up says so in the same way: it must not lead, and its peers count it for what it is."""
     row = store.row(group, RAFT_TABLE, DAMAGED_ROW)
     if row is None:
-        return ""
+        return "it was given up for a new one" if store.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None else ""
     try:
         return pb.DamagedRow.FromString(row).why or "it does not say how"
     except DecodeError as error:

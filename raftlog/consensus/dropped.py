@@ -11,8 +11,7 @@ from collections.abc import Callable, Container, Iterator
 
 import structlog
 
-from raftlog.consensus.damage import GIVEN_UP_ROW
-from raftlog.consensus.journal import RAFT_TABLE, stored_replica
+from raftlog.consensus.journal import GIVEN_UP_ROW, RAFT_TABLE, stored_replica
 from raftlog.core.entry import EntryHeader
 from raftlog.core.features import FeatureLevel
 from raftlog.storage.port import Store, StoreReader

@@ -20,7 +20,7 @@ from functools import partial
 
 from raftlog.consensus.damage import DAMAGED_ROW
 from raftlog.consensus.group import configuration_entry
-from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
+from raftlog.consensus.journal import GIVEN_UP_ROW, PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.port import Build
 from raftlog.consensus.unclean import UNCLEAN_ROW, Unclean, encode
 from raftlog.core.configuration import Configuration
@@ -38,6 +38,7 @@ def force(
     learners: Iterable[int],
     lost: Iterable[int],
     now_ms: int,
+    given_up: bool = False,
     behind: Iterable[Build] = (),
 ) -> None:
     """Make ``member`` the only voter of a group.
@@ -47,6 +48,7 @@ def force(
         learners: the other members that stay.
         lost: the voters that are gone.
         now_ms: by the clock of whoever decided it.
+        given_up: the metadata says that this replica was given up for a new one; it is not opened unless its data says so too.
         behind: entries to append behind the configuration.
     """
     assert journal.last_index > 0
@@ -58,4 +60,6 @@ def force(
         journal.add(build(journal.last_index + 1, term, journal.last), journal.last_index + 1, term)
     batch.rows[group, RAFT_TABLE, UNCLEAN_ROW] = encode(Unclean(now_ms, index, tuple(sorted(lost))))
     batch.rows[group, RAFT_TABLE, PROGRESS_ROW] = journal.progress_row()
+    if given_up:
+        batch.rows[group, RAFT_TABLE, GIVEN_UP_ROW] = b"1"
     batch.rows[group, RAFT_TABLE, DAMAGED_ROW] = None  # what can be read of it is better than nothing, from now on

@@ -36,6 +36,8 @@ PROGRESS_ROW = b"progress"
 """Commit index, applied index, bytes of entries held: lazy."""
 CONFIG_ROW = b"config"
 """The replica's id, and configurations by index: always in the transaction of the entry or truncation that changed them."""
+GIVEN_UP_ROW = b"given up"
+"""There where the replica was given up for a new one, and its group has not been seen to be without it."""
 FOUNDERS_INDEX = 1
 _HARD = struct.Struct(">Qq")
 _PROGRESS = struct.Struct(">QQQ")
@@ -365,6 +367,11 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
     def hard_row(self) -> bytes:
         """Term and vote as they are now."""
         return _HARD.pack(self._term, self._vote)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the disk says that this replica was given up for a new one."""
+        return self._store.row(self.group, RAFT_TABLE, GIVEN_UP_ROW) is not None
 
     def trim(self, keep_from: int) -> None:
         """Aim to delete what stands below ``keep_from``; ``trim_step`` does it."""

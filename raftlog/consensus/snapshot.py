@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raftlog.consensus.journal import CONFIG_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, GroupJournal, progress
+from raftlog.consensus.journal import CONFIG_ROW, GIVEN_UP_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, GroupJournal, progress
 from raftlog.core import configuration as codec
 from raftlog.core.configuration import Configuration
 from raftlog.core.entry import Entry
@@ -68,3 +68,5 @@ class Image:
         batch.rows[group, RAFT_TABLE, HARD_ROW] = journal.hard_row()
         batch.rows[group, RAFT_TABLE, CONFIG_ROW] = codec.encode_row(journal.replica, self.configurations)
         batch.rows[group, RAFT_TABLE, PROGRESS_ROW] = progress(header.index, self.applied_index, size)
+        if journal.given_up:
+            batch.rows[group, RAFT_TABLE, GIVEN_UP_ROW] = b"1"

@@ -28,14 +28,14 @@ import structlog
 from raftlog.consensus.acks import Acks
 from raftlog.consensus.alarm import NEVER_S, Alarm
 from raftlog.consensus.config import ConsensusConfig
-from raftlog.consensus.damage import GIVEN_UP_ROW, note
+from raftlog.consensus.damage import note
 from raftlog.consensus.door import Ambience
 from raftlog.consensus.dropped import Drops
 from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
 from raftlog.consensus.inbox import Inbox
-from raftlog.consensus.journal import RAFT_TABLE, GroupJournal
+from raftlog.consensus.journal import GIVEN_UP_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.leaderships import Leaderships
 from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
 from raftlog.consensus.outgoing import Mail, PeerWindows

@@ -18,7 +18,8 @@ Rules:
    condition: it never votes again, and beside it each voter more would raise the majority, to all that are left of three.
    One that is lost for being damaged answers all the same, and counts as far as that goes: it goes after those, when more
    than half of the voters, or as many as are wanted, are others that are sound, or when nobody else is to come. Its
-   successor comes after it, for they have one place. In no case is there less than a majority without the one that goes.
+   successor comes after it, for they have one place. In no case is there less than a majority without the one that goes, nor
+   no sound one, unless the one that goes holds nothing.
 4. A leader is never removed: it hands over first, to a voter that has caught up and, unless itself is damaged, is wanted.
 5. A replica is forgotten only when a committed configuration does not hold it.
 6. Learners that catch up cost bandwidth, so few do at a time (``Limits``); the other steps cost nothing and are not held up.
@@ -284,7 +285,8 @@ class _Group:
             enough = last or len(good) >= len(self.wanted) or 2 * len(good) > len(self.report.voters)
         else:
             enough = len(good) >= len(self.wanted) or not self.good(leaving)
-        if not enough or 2 * voting <= len(remaining):
+        only_damaged = not good and (leaving not in self.lost or self.answers(leaving))
+        if not enough or only_damaged or 2 * voting <= len(remaining):
             others = [one for one in (*remaining, *self.wanted) if one not in good and one[0] != leaving[0]]
             behind = next(iter(others), leaving)
             down = behind[0] not in self.up

@@ -73,6 +73,8 @@ class ForcedGroup:
     last_term: int
     end_offset: int
     """The offset after the last record."""
+    given_up: bool
+    """The metadata has given the replica up for a new one."""
     written_at_ms: int
     """When the newest of the last entries was appended, by its leader's clock; 0 where none of them says."""
 
@@ -137,6 +139,7 @@ def carry_out(directory: Path, decided: Plan, now_ms: int) -> None:
             )  # fmt: skip
             force(
                 journal, gathered.batch, member=each.member, learners=each.survivors, lost=each.lost, now_ms=now_ms,
+                given_up=each.given_up,
                 behind=_metadata_commands(known, state, now_ms) if each.group == METADATA_GROUP else [],
             )  # fmt: skip
         return gathered.batch
@@ -191,6 +194,7 @@ class _Planning:
         state = load_metadata(reader)
         self._names, self._founders = names_of(state), _founders(known, state)
         self._nodes = state.nodes | state.removed
+        self._given_up: set[int] = set()
         self._placed = {METADATA_GROUP: member_id(known.node_id, known.incarnation)}
         """By group, the member that the node will open."""
         for partition in (partition for topic in state.topics.values() for partition in topic.partitions):
@@ -199,11 +203,13 @@ class _Planning:
                 self._placed[partition.group_id] = member_id(known.node_id, replica)
 
     def _held(self, partition: PartitionMeta) -> int | None:
-        """The replica whose data is here, where it was given up for a new one and is in its group yet (``broker.replicas``)."""
+        """The replica whose data is here, where it was given up for a new one and is in its group yet (``broker.given_up``)."""
         lost = [replica for node, replica in partition.lost if node == self._node_id]
         with suppress(DataLossError):
             held = stored_replica(self._reader, partition.group_id) if lost else None
-            return held if held in lost else None
+            if held in lost:
+                self._given_up.add(partition.group_id)
+                return held
         return None
 
     def plan(self, groups: list[int]) -> Plan:
@@ -255,6 +261,7 @@ class _Planning:
             last_index=last.index,
             last_term=last.term,
             end_offset=last.next_offset,
+            given_up=journal.group in self._given_up,
             written_at_ms=_written_at_ms(journal),
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from raftlog.consensus.journal import CONFIG_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, progress
+from raftlog.consensus.journal import CONFIG_ROW, GIVEN_UP_ROW, HARD_ROW, PROGRESS_ROW, RAFT_TABLE, progress
 from raftlog.core import configuration as codec
 from raftlog.core.configuration import Configuration, member_id
 from raftlog.core.entry import EntryHeader, EntryKind, decode, encode
@@ -141,10 +142,10 @@ async def test_what_cannot_go_on_is_left_alone_with_the_reason(
     assert {each.group for each in decided.forced} >= {0, 2}
 
 
-async def test_a_damaged_replica_that_was_given_up_can_go_on_too(tmp_path: Path) -> None:
-    """The others were lost before it had left its group: a new one is wanted in its place, but the data is here."""
-    await filled(tmp_path)
-    store = open_store(tmp_path)
+async def given_up(directory: Path) -> None:
+    """Node 1 whose replica of group 1 was given up for a new one, and is in its group yet."""
+    await filled(directory)
+    store = open_store(directory)
     state = load_metadata(store)
     [partition] = state.topics["t"].partitions
     renewed = pb.RenewedReplica(
@@ -155,9 +156,27 @@ async def test_a_damaged_replica_that_was_given_up_can_go_on_too(tmp_path: Path)
     await commit(store, WriteBatch(rows={(0, table, key): value for table, key, value in effects.rows}))
     store.close()
     assert state.topics["t"].partitions[0].lost == ((1, 1),)
-    await put(tmp_path, {(1, RAFT_TABLE, CONFIG_ROW): configured(member_id(1, 1), member_id(2, 2), member_id(3, 3))})
-    [forced] = plan(tmp_path, {2, 3}, [1]).forced
+    await put(directory, {(1, RAFT_TABLE, CONFIG_ROW): configured(member_id(1, 1), member_id(2, 2), member_id(3, 3))})
+
+
+async def marks(directory: Path) -> set[int]:
+    """The groups whose data says that they were given up."""
+    store = open_store(directory)
+    found = {group for group in store.groups() if store.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None}
+    store.close()
+    return found
+
+
+def test_a_damaged_replica_that_was_given_up_can_go_on_too(tmp_path: Path) -> None:
+    """The others were lost before it had left its group: a new one is wanted in its place, but the data is here."""
+    asyncio.run(given_up(tmp_path))
+    decided = plan(tmp_path, {2, 3}, [1])
+    [forced] = decided.forced
     assert forced.member == member_id(1, 1)
+    carry_out(tmp_path, decided, NOW_MS)
+    forget_all(tmp_path)
+    marked = asyncio.run(marks(tmp_path))
+    assert marked == {1}, "it would be left alone for an old copy at the next start"
 
 
 async def test_a_surviving_learner_or_voter_stays_as_a_learner(tmp_path: Path) -> None:
@@ -170,8 +189,6 @@ async def test_a_surviving_learner_or_voter_stays_as_a_learner(tmp_path: Path) -
 
 def test_the_decision_is_written_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     """Configuration, term, marker; the lost are shut out; the metadata skips ids. Then there is nothing left to do."""
-    import asyncio
-
     asyncio.run(filled(tmp_path))
     before = {replica.group: replica for replica in describe(tmp_path).replicas}
     carry_out(tmp_path, plan(tmp_path, {2, 3}, None), NOW_MS)
@@ -203,8 +220,6 @@ def test_the_decision_is_written_with_all_that_belongs_to_it(tmp_path: Path) -> 
 async def test_a_cluster_of_the_first_level_is_raised_by_the_same_force(tmp_path: Path) -> None:
     """What is written is of the second, and nobody could be asked: the directory is marked, and the metadata's first command from
     then on raises the level, so that the ids are skipped."""
-    import asyncio
-
     await filled(tmp_path, level=Level.FIRST)
     decided = plan(tmp_path, {2, 3}, None)
     assert decided.forced[1].voters == (member_id(1, 1), member_id(2, 1), member_id(3, 1))
@@ -224,8 +239,6 @@ async def test_a_cluster_of_the_first_level_is_raised_by_the_same_force(tmp_path
 
 async def test_only_the_groups_that_were_named_are_changed(tmp_path: Path) -> None:
     """And no more ids are skipped where the metadata itself has its majority."""
-    import asyncio
-
     await filled(tmp_path)
     decided = plan(tmp_path, {2, 3}, [2])
     await asyncio.to_thread(carry_out, tmp_path, decided, NOW_MS)
