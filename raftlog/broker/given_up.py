@@ -5,8 +5,9 @@ Rules:
 1. Such a replica (``lost`` to the metadata, but it is here: it is damaged) is kept until the metadata has forgotten it, which is
    when a committed configuration of its group does not hold it. Until then it counts for what it has acknowledged, and
    acknowledges; were it dropped before, an entry that it was needed for would be on too few disks.
-2. That it was given up is written beside its data (``Consensus.give_up``). At a start, data of a lost replica without that may be
-   an old copy, which somebody has put there: it is left alone, neither opened nor deleted, until the metadata has forgotten it.
+2. That it was given up is written beside its data (``Consensus.give_up``), and that it is damaged was before. At a start, data of
+   a lost replica without either may be an old copy, which somebody has put there: it is left alone, neither opened nor deleted,
+   until the metadata has forgotten it.
 3. Where it cannot be read whose data there is, it counts as that of the replica which is wanted here: that cannot be opened, and
    another one takes its place.
 """
@@ -46,20 +47,21 @@ class GivenUp:
         self._consensus = consensus
         self.groups: set[int] = set()
 
-    def due(self, meta: PartitionMeta, here: int | None) -> Due:
-        """What this node is to have of a partition; ``here``: the id of the replica that is open, or is to be."""
+    def due(self, meta: PartitionMeta, here: int | None, *, opened: bool) -> Due:
+        """What this node is to have of a partition; ``here``: the id of the replica that is open, or is to be, or where not
+        ``opened`` could not be."""
         group, lost = meta.group_id, [replica for node, replica in meta.lost if node == self._node_id]
         wanted = meta.replica_on(self._node_id)
-        held = None if here is None else (here, True)
+        held = (here, True) if here is not None and opened else None
         if lost and held is None:
             try:
                 held = self._consensus.held(group)
             except DataLossError as error:
                 _log.error("group %d: it cannot be read whose data is here: %s", group, error)
-                if wanted is not None:
+                if here not in lost and wanted is not None:
                     self.groups.discard(group)
                     return Due(wanted, opens=False)
-                held = (max(lost), False)
+                held = (here if here is not None and here in lost else max(lost), False)
         if held is not None and held[0] in lost:
             self.groups.add(group)
             return Due(*held)

@@ -31,7 +31,7 @@ from functools import partial
 from itertools import islice
 
 from raftlog.broker.coordinator import Coordinator
-from raftlog.broker.given_up import WAITS_FOR, GivenUp
+from raftlog.broker.given_up import WAITS_FOR, Due, GivenUp
 from raftlog.broker.group_port import GROUPS_TOPIC
 from raftlog.broker.partition import Partition
 from raftlog.broker.pending import Budget
@@ -157,7 +157,7 @@ class Replicas(Mapping[int, Partition]):
             partition.group_id
             for topic in state.topics.values()
             for partition in topic.partitions
-            if self._given_up.due(partition, self._replica_ids.get(partition.group_id)).replica is not None
+            if self._due(partition).replica is not None
         }
         for group in sorted({*self._store.groups(), *self._replica_ids}):
             if group != METADATA_GROUP and group not in here and state.deleted(group):
@@ -239,7 +239,7 @@ class Replicas(Mapping[int, Partition]):
         for number, meta in enumerate(topic.partitions):
             yield
             group, name = meta.group_id, TopicPartition(topic.name, number)
-            due = self._given_up.due(meta, None if group in self._unopened else self._replica_ids.get(group))
+            due = self._due(meta)
             given_up = group in self._given_up.groups
             left_alone = not due.opens or (given_up and group in self._unopened)
             if not left_alone and self._replica_ids.get(group, due.replica) != due.replica:
@@ -254,6 +254,9 @@ class Replicas(Mapping[int, Partition]):
                 self._open_replica(name, meta, due.replica, config)
             if given_up and self.log(group) is not None:
                 self._consensus.give_up(group)
+
+    def _due(self, meta: PartitionMeta) -> Due:
+        return self._given_up.due(meta, self._replica_ids.get(meta.group_id), opened=meta.group_id not in self._unopened)
 
     def _leave_unopened(self, name: TopicPartition, group: int, replica: int) -> None:
         if group not in self._unopened:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterator
 
 import structlog
 
+from raftlog.consensus.damage import DAMAGED_ROW
 from raftlog.consensus.journal import GIVEN_UP_ROW, RAFT_TABLE, stored_replica
 from raftlog.core.entry import EntryHeader
 from raftlog.core.features import FeatureLevel
@@ -57,7 +58,8 @@ class Drops:
         """See ``port.Consensus``."""
         seen = self._seen(group)
         replica = stored_replica(seen, group, self._features.level)
-        return None if replica is None else (replica, seen.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None)
+        marked = any(seen.row(group, RAFT_TABLE, row) is not None for row in (GIVEN_UP_ROW, DAMAGED_ROW))
+        return None if replica is None else (replica, marked)
 
     def reader(self, group: int, replica: int) -> StoreReader:
         """The store as a replica sees it that is opened now, without waiting.

@@ -93,6 +93,7 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
         self.durable_index = self._in_flight_index = self.last_index
         self._last = self._stored_last()
         self._trim_target = self.first_index
+        self.given_up = store.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None
         self.replica = replica
         self._configurations: list[tuple[int, Configuration]]
         configurations = store.row(group, RAFT_TABLE, CONFIG_ROW)
@@ -256,6 +257,11 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
 
     # ---- what the group calls
 
+    def give_up(self) -> None:
+        """This replica was given up for a new one: its data says so from now on."""
+        self.given_up = True
+        self._gathering.batch.rows[self.group, RAFT_TABLE, GIVEN_UP_ROW] = b"1"
+
     @property
     def filling(self) -> bool:
         """The state is ahead of the log, see rule 1."""
@@ -367,11 +373,6 @@ class GroupJournal(Journal):  # type: ignore[misc]  # PySyncObj is untyped
     def hard_row(self) -> bytes:
         """Term and vote as they are now."""
         return _HARD.pack(self._term, self._vote)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether the disk says that this replica was given up for a new one."""
-        return self._store.row(self.group, RAFT_TABLE, GIVEN_UP_ROW) is not None
 
     def trim(self, keep_from: int) -> None:
         """Aim to delete what stands below ``keep_from``; ``trim_step`` does it."""

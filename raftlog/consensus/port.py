@@ -275,8 +275,8 @@ class Consensus(Protocol):
         ...
 
     def held(self, group: int) -> tuple[int, bool] | None:
-        """Whose data there is of a group that is not open: the replica's id, and whether it was given up. None where there is no
-        data.
+        """Whose data there is of a group that is not open: the replica's id, and whether the data says that it was given up, or
+        that it is damaged, for which it may just have been. None where there is no data.
 
         Raises:
             DataLossError: that cannot be read.

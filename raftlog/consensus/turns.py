@@ -35,7 +35,7 @@ from raftlog.consensus.early import Early
 from raftlog.consensus.elections import Elections
 from raftlog.consensus.group import Group
 from raftlog.consensus.inbox import Inbox
-from raftlog.consensus.journal import GIVEN_UP_ROW, RAFT_TABLE, GroupJournal
+from raftlog.consensus.journal import GroupJournal
 from raftlog.consensus.leaderships import Leaderships
 from raftlog.consensus.messages import AFTER_COMMIT, Ack, Append, MalformedMessageError, Message, from_wire
 from raftlog.consensus.outgoing import Mail, PeerWindows
@@ -159,7 +159,7 @@ class Turns:
 
     def give_up(self, group: int) -> None:
         """See ``port.Consensus``."""
-        self.batch.rows[group, RAFT_TABLE, GIVEN_UP_ROW] = b"1"
+        self._groups[group].journal.give_up()
         self._wake()
 
     def drop(self, group: int) -> None:

@@ -289,7 +289,7 @@ class _Group:
         if not enough or only_damaged or 2 * voting <= len(remaining):
             others = [one for one in (*remaining, *self.wanted) if one not in good and one[0] != leaving[0]]
             behind = next(iter(others), leaving)
-            down = behind[0] not in self.up
+            down = behind[0] not in self.up or behind == leaving
             return Next(waits=f"node {behind[0]} has to catch up before node {leaving[0]} may go", held_up=down)
         if leaving != self.report.leader:
             return self._step(StepKind.REMOVE, leaving)

@@ -261,6 +261,23 @@ async def test_a_replica_in_the_place_of_a_lost_one_is_opened_again_at_a_start()
     assert consensus.given_up == set()
 
 
+async def test_a_replica_that_could_not_be_opened_is_dropped_when_its_group_is_without_it() -> None:
+    """Whose data it is cannot be read then either: what this node has taken it for decides."""
+    consensus, state, topic = _given_up(), MetadataState(), _topic("t", 1)
+    broken = Mock(side_effect=DataLossError("a row is damaged"))
+    vacant, consensus.held, consensus.vacant = consensus.vacant, broken, broken  # type: ignore[method-assign]
+    state.topics["t"] = topic
+    replicas = _replicas(consensus, held=(1,))
+    replicas.start(state)
+    assert replicas.damaged() == {1: 1}
+    given_up = replace(topic.partitions[0], replicas=((1, 2),), lost=((1, 1),), next_replica_id=3)
+    await _altered(replicas, state, replace(topic, partitions=(given_up,)))
+    assert (consensus.dropped, replicas.groups(), replicas.damaged()) == ([], [], {})
+    consensus.vacant = vacant  # type: ignore[method-assign]
+    await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
+    assert (consensus.dropped, replicas.groups()) == ([1], [1])
+
+
 async def test_a_replica_whose_data_can_be_read_after_all_is_not_deleted_for_its_successor() -> None:
     """It was given up, and its group needs it yet. An error of reading passes."""
     consensus, state, topic = _given_up(), MetadataState(), _topic("t", 1)

@@ -146,6 +146,9 @@ def test_a_damaged_replica_is_known_after_a_new_start_and_votes() -> None:
         world.check = lambda: None  # type: ignore[method-assign]  # it reads what is damaged
         node.start()
         assert group_of(node).damaged == "payload of entry 5 of group 7 fails its CRC32C"
+        assert [held[1] for each in world.nodes.values() if (held := turns_of(each).held(GROUP))] == [
+            each is node for each in world.nodes.values()
+        ]
         down, well = others(world, node)
         down.crash()
         await world.until(lambda: world.leader() is well and group_of(well).ready)
