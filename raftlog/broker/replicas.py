@@ -241,6 +241,10 @@ class Replicas(Mapping[int, Partition]):
             group, name = meta.group_id, TopicPartition(topic.name, number)
             due = self._due(meta)
             given_up = group in self._given_up.groups
+            if given_up and due.opens and due.replica is not None and self._replica_ids.get(group, due.replica) != due.replica:
+                # An error of reading has passed: what could not be opened is the one that was given up.
+                self._unopened.pop(group, None)
+                self._replica_ids[group] = due.replica
             left_alone = not due.opens or (given_up and group in self._unopened)
             if not left_alone and self._replica_ids.get(group, due.replica) != due.replica:
                 self._drop(group)  # it went; and where it is to come again, it is another one

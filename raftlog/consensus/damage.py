@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 DAMAGED_ROW = b"damaged"
 """``DamagedRow``. It goes with the replica's data, when that is made the only voter by force, or when a person says so."""
+GIVEN_UP = "it was given up for a new one"
+"""What is damaged of a replica that was given up and is sound again, by a snapshot or a person's word."""
 WHY_CHARS_MAX = 1_000
 
 
@@ -54,7 +56,7 @@ def damage_of(store: StoreReader, group: int) -> str:
     that was given up says so in the same way: it must not lead, and its peers count it for what it is."""
     row = store.row(group, RAFT_TABLE, DAMAGED_ROW)
     if row is None:
-        return "it was given up for a new one" if store.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None else ""
+        return GIVEN_UP if store.row(group, RAFT_TABLE, GIVEN_UP_ROW) is not None else ""
     try:
         return pb.DamagedRow.FromString(row).why or "it does not say how"
     except DecodeError as error:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from raftlog.consensus.damage import damage_of
+from raftlog.consensus.damage import GIVEN_UP, damage_of
 from raftlog.consensus.journal import PROGRESS_ROW, RAFT_TABLE, GroupJournal
 from raftlog.consensus.member import FOLLOWER, LEADER
 from raftlog.consensus.port import SILENT_S, Build, FollowerProgress, StateMachine
@@ -142,9 +142,12 @@ class Group:
 
     def begin_again(self, member: Sleeper) -> None:
         """A snapshot has taken the place of what was here: go on from it, as a member that starts."""
+        given_up = self.journal.given_up
         self.member.stop()
         self.member, self.journal = member, member.journal
         self.note_damage(damage_of(self._store, self.group))
+        if given_up:
+            self.give_up()
         self.rows = GroupRows(self.group, self._store, self._shell)
         self.suspended = False
         self.armed_s = float("inf")
@@ -446,6 +449,12 @@ class Group:
         """From now on this replica's data is known to be damaged; empty: it is not."""
         self.damaged = why or None
         self.member.damaged = bool(why)
+
+    def give_up(self) -> None:
+        """This replica was given up for a new one: its data says so from now on, and it says of itself that it is damaged."""
+        self.journal.give_up()
+        if self.damaged is None:
+            self.note_damage(GIVEN_UP)
 
     def takes(self, recipient: int) -> bool:
         """Whether a message is for this replica, and it is in a state to take it."""

@@ -272,6 +272,7 @@ class Sender:
             follower.stuck_since_s, follower.offered = NEVER_S, False
         else:
             follower.stuck_since_s = min(follower.stuck_since_s, now_s)
+        follower.unreadable = follower.unreadable and match_index < self._journal.last_index
         follower.held = match_index
         in_flight = follower.in_flight
         while in_flight and in_flight[0][0] <= match_index:

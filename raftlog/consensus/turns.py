@@ -159,7 +159,7 @@ class Turns:
 
     def give_up(self, group: int) -> None:
         """See ``port.Consensus``."""
-        self._groups[group].journal.give_up()
+        self._groups[group].give_up()
         self._wake()
 
     def drop(self, group: int) -> None:

@@ -288,7 +288,7 @@ async def test_a_replica_whose_data_can_be_read_after_all_is_not_deleted_for_its
     replicas.start(state)
     consensus.held = held  # type: ignore[method-assign]
     await _altered(replicas, state, replace(topic, partitions=(given_up,), configs={"retention.ms": "5000"}))
-    assert (consensus.dropped, replicas.damaged()) == ([], {})
+    assert (consensus.dropped, replicas.damaged(), replicas.groups()) == ([], {}, [1])
     await _altered(replicas, state, replace(topic, partitions=(replace(given_up, lost=()),)))
     assert consensus.dropped == [1]
 

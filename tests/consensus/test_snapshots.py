@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raftlog.consensus import snapshot_pull, snapshot_source
+from raftlog.consensus.damage import GIVEN_UP
 from raftlog.consensus.port import Rows
 from raftlog.consensus.snapshot import STAGED, staging_id
 from raftlog.consensus.snapshot_pull import OPEN, READ
@@ -197,6 +198,28 @@ def test_that_a_replica_was_given_up_is_known_after_a_snapshot_too() -> None:
             other.start()
 
     keeping(World(3, 75)).run(scenario)
+
+
+def test_a_replica_that_is_given_up_while_a_snapshot_is_installed_stays_so() -> None:
+    """The snapshot's transaction takes all marks away, and is under way when this one comes."""
+
+    async def scenario(world: World) -> None:
+        await led(world)
+        other = next(node for node in world.nodes.values() if node is not world.leader())
+        other.crash()
+        await publish(world, 20)
+        await trim(world)
+        other.start()
+        await world.until(lambda: group_of(other).suspended)
+        turns_of(other).give_up(GROUP)
+        await world.until(lambda: other.snapshots is not None and other.snapshots.installed == 1)
+        assert group_of(other).damaged == GIVEN_UP
+        await world.until(world.converged)
+        await world.settle(0.2)
+        assert group_of(other).journal.given_up
+        assert turns_of(other).held(GROUP) == (replica_of(group_of(other).member.id), True)
+
+    keeping(World(3, 76)).run(scenario)
 
 
 def test_a_voter_that_is_filled_elects_the_leader_that_fills_it() -> None:
