@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from raftlog.consensus import snapshot_pull, snapshot_source
-from raftlog.consensus.damage import GIVEN_UP
 from raftlog.consensus.port import Rows
 from raftlog.consensus.snapshot import STAGED, staging_id
 from raftlog.consensus.snapshot_pull import OPEN, READ
-from raftlog.core.configuration import member_id, replica_of
+from raftlog.core.configuration import member_id
 from raftlog.core.entry import EntryHeader
 from raftlog.errors import InvalidRequestError, NotLeaderError, OverloadedError, UnavailableError
 from raftlog.model import Role
@@ -173,53 +172,6 @@ def test_a_replica_that_is_filled_follows_and_does_nothing_else() -> None:
         world.check_rest()
 
     keeping(World(2, 73, founders=1)).run(filled)
-
-
-def test_that_a_replica_was_given_up_is_known_after_a_snapshot_too() -> None:
-    """All that it held is replaced but for that: a start would take it for an old copy, and its group may need its vote."""
-
-    async def scenario(world: World) -> None:
-        leader = await led(world)
-        other = others(world, leader)[0]
-        turns_of(other).give_up(GROUP)
-        await world.settle(0.2)
-        other.crash()
-        await publish(world, 20)
-        await trim(world)
-        other.start()
-        assert group_of(other).damaged is not None
-        await world.until(lambda: other.snapshots is not None and other.snapshots.installed == 1)
-        await world.until(world.converged)
-        for _ in range(2):
-            own = replica_of(group_of(other).member.id)
-            assert turns_of(other).held(GROUP) == (own, True)
-            assert group_of(other).damaged is not None
-            other.crash()
-            other.start()
-
-    keeping(World(3, 75)).run(scenario)
-
-
-def test_a_replica_that_is_given_up_while_a_snapshot_is_installed_stays_so() -> None:
-    """The snapshot's transaction takes all marks away, and is under way when this one comes."""
-
-    async def scenario(world: World) -> None:
-        await led(world)
-        other = next(node for node in world.nodes.values() if node is not world.leader())
-        other.crash()
-        await publish(world, 20)
-        await trim(world)
-        other.start()
-        await world.until(lambda: group_of(other).suspended)
-        turns_of(other).give_up(GROUP)
-        await world.until(lambda: other.snapshots is not None and other.snapshots.installed == 1)
-        assert group_of(other).damaged == GIVEN_UP
-        await world.until(world.converged)
-        await world.settle(0.2)
-        assert group_of(other).journal.given_up
-        assert turns_of(other).held(GROUP) == (replica_of(group_of(other).member.id), True)
-
-    keeping(World(3, 76)).run(scenario)
 
 
 def test_a_voter_that_is_filled_elects_the_leader_that_fills_it() -> None:
