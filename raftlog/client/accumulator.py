@@ -177,7 +177,7 @@ class PartitionQueue:
         if self.failed and self.in_flight:
             return None, _AFTER_AN_EVENT
         self.failed = False
-        again = next((batch for batch in self.unanswered if not batch.in_flight), None)
+        again = self._to_repeat()
         if self.idempotent and self.in_flight:
             # A half goes alone: there may be more of them than the node remembers batches.
             halves = any(batch.half for batch in self.unanswered if batch.in_flight)
@@ -186,6 +186,12 @@ class PartitionQueue:
         if again is not None:
             return again, now
         return self._next_waiting(now, linger_s, idle)
+
+    def _to_repeat(self) -> Batch | None:
+        """The oldest of those that were taken and are not under way."""
+        if len(self.unanswered) == self.in_flight:
+            return None  # without idempotence there may be thousands, and this is asked for each of them
+        return next(batch for batch in self.unanswered if not batch.in_flight)
 
     def _next_waiting(self, now: float, linger_s: float, idle: bool) -> tuple[Batch | None, float]:
         if not self.waiting or (self.idempotent and (self.identity is None or self.has_hole or self._window_is_full())):
@@ -264,7 +270,10 @@ class PartitionQueue:
 
     def _drop(self, batch: Batch) -> None:
         batch.done = True
-        (self.unanswered if batch in self.unanswered else self.waiting).remove(batch)
+        if self.unanswered and self.unanswered[0] is batch:
+            self.unanswered.popleft()  # answers come in order, but for failures
+        else:
+            (self.unanswered if batch in self.unanswered else self.waiting).remove(batch)
 
     def split(self, batch: Batch, halves: list[Batch]) -> None:
         """Replace ``batch``, which was refused as too large, by smaller ones that share its sequences among them: no hole."""

@@ -364,7 +364,9 @@ class Producer:
         return loaded
 
     async def _queue(self, tp: TopicPartition) -> PartitionQueue:
-        loaded = await self._load(tp.topic)
+        loaded = self._topics.get(tp.topic)
+        if loaded is None or loaded.known is not self._routing.topic(tp.topic):
+            loaded = await self._load(tp.topic)
         if not 0 <= tp.partition < len(loaded.queues):
             loaded = await self._load_with(tp.topic, tp.partition)
         return loaded.queues[tp.partition]

@@ -25,8 +25,8 @@ from raftlog.core.tasks import TaskScope
 from raftlog.errors import IndeterminateError, OverloadedError, RaftlogError, ShuttingDownError, UnavailableError
 from raftlog.model import Acks, TopicPartition
 from raftlog.pb.raftlog.v1 import records_pb2
-from raftlog.pb.raftlog.v1.log_service_pb2 import PublishRequest, PublishStreamRequest, PublishStreamResponse
-from raftlog.pb.raftlog.v1.records_pb2 import NewBatch, PublishResult
+from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamRequest, PublishStreamResponse
+from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
 
 IN_FLIGHT_MAX: Final = 1_000
 """Messages without an answer; a node reads no more than that of one stream."""
@@ -107,13 +107,13 @@ class PublishStream:
             raise OverloadedError(f"{IN_FLIGHT_MAX} messages to {self.address} have no answer yet; await some of them first")
         correlation_id = self._next_id
         self._next_id += 1
-        publish = PublishRequest(
-            acks=self._wire_acks,
-            timeout_ms=self._timeout_ms,
-            direct=self._direct,
-            batches=[NewBatch(topic=tp.topic, partition=tp.partition, record_batch=data) for tp, data in batches],
-        )
-        self._unwritten.append(PublishStreamRequest(correlation_id=correlation_id, publish=publish))
+        request = PublishStreamRequest(correlation_id=correlation_id)
+        publish = request.publish
+        publish.acks, publish.timeout_ms, publish.direct = self._wire_acks, self._timeout_ms, self._direct
+        add = publish.batches.add  # in its place: a message that is given to another one is copied, with its records
+        for tp, data in batches:
+            add(topic=tp.topic, partition=tp.partition, record_batch=data)
+        self._unwritten.append(request)
         future: asyncio.Future[list[Outcome]] = self._loop.create_future()
         self._waiting[correlation_id] = future
         if self._wake is not None and not self._wake.done():

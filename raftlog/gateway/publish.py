@@ -70,9 +70,10 @@ class Publisher:
         slots: list[Sequence[int]] = []
         tp = TopicPartition("", 0)
         for slot, new in enumerate(request.batches):
-            if new.topic != tp.topic or new.partition != tp.partition:
-                tp = TopicPartition(new.topic, new.partition)
-            if tp.topic:
+            topic, partition = new.topic, new.partition  # each look makes them anew
+            if topic != tp.topic or partition != tp.partition:
+                tp = TopicPartition(topic, partition)
+            if topic:
                 batches.append((tp, new.record_batch))
                 slots.append((slot,))
             else:

@@ -26,7 +26,7 @@ from raftlog.errors import ShuttingDownError
 from raftlog.gateway.publish import Prepared, Publisher
 from raftlog.gateway.requests import MIB, parsed
 from raftlog.gateway.status import Context
-from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamAck, PublishStreamRequest, PublishStreamResponse
+from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamRequest, PublishStreamResponse
 from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
 
 PUBLISH_IN_FLIGHT_MAX: Final = 1_000
@@ -53,7 +53,7 @@ class PublishStream:
         self._stopping = stopping
         self._in_flight = 0
         self._in_flight_bytes = 0
-        self._acks: deque[tuple[PublishStreamAck, int]] = deque()
+        self._acks: deque[tuple[int, list[PublishResult], int]] = deque()
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
         self._read_all = False
@@ -110,7 +110,7 @@ class PublishStream:
             failed_bytes = sum(FAILED_RESULT_BYTES for result in results if result.HasField("error"))
             self._in_flight_bytes += failed_bytes
             size_bytes += failed_bytes
-        self._acks.append((PublishStreamAck(correlation_id=correlation_id, results=results), size_bytes))
+        self._acks.append((correlation_id, results, size_bytes))
         self._wake_writer.set()
 
     async def _write_acks(self) -> None:
@@ -125,11 +125,11 @@ class PublishStream:
                 self._room.set()
 
     def _next_response(self) -> tuple[PublishStreamResponse, int, int]:
-        acks: list[PublishStreamAck] = []
-        results = size_bytes_total = 0
-        while self._acks and results < RESULTS_PER_RESPONSE:
-            ack, size_bytes = self._acks.popleft()
-            acks.append(ack)
-            results += len(ack.results)
+        response = PublishStreamResponse()
+        count = size_bytes_total = 0
+        while self._acks and count < RESULTS_PER_RESPONSE:
+            correlation_id, results, size_bytes = self._acks.popleft()
+            response.acks.add(correlation_id=correlation_id, results=results)
+            count += len(results)
             size_bytes_total += size_bytes
-        return PublishStreamResponse(acks=acks), len(acks), size_bytes_total
+        return response, len(response.acks), size_bytes_total

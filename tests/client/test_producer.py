@@ -278,6 +278,19 @@ async def test_ready_made_batches_are_numbered_like_the_producers_own() -> None:
         assert [header.base_sequence for header in headers] == [0, 1, 3]
 
 
+async def test_a_ready_made_batch_leaves_records_without_a_key_where_they_are() -> None:
+    """Batches for another partition are sent in between, and records without a key go on filling the batch that is open."""
+    async with FakeCluster() as cluster, client_of(cluster) as client, client.producer() as producer:
+        cluster.topic("t", 7)
+        elsewhere = (await producer.publish("t", b"v")).partition  # the next batch goes to another one
+        batch = encode([Record(0, 5, None, b"x")])
+        futures = []
+        for _ in range(20):
+            futures.append(await producer.send("t", b"v"))
+            await producer.send_batch(TopicPartition("t", elsewhere), batch)
+        assert len({(await future).partition for future in futures}) == 1
+
+
 async def test_a_ready_made_batch_with_a_bad_crc_is_refused() -> None:
     """Bytes that arrive damaged time after time are the sender's fault, and told; what follows is stored."""
     async with FakeCluster(1) as cluster, client_of(cluster) as client, client.producer(idempotence=False) as producer:
