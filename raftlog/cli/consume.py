@@ -45,7 +45,7 @@ def consume(
     """Read records, up to the end of the topic as of now, or on and on with --follow.
 
     With --group the topic's partitions are shared with the others that read in the same group. What was printed is committed
-    every few seconds and at the end, also after Ctrl-C: the next one goes on there.
+    every few seconds and at the end, also after Ctrl-C or SIGTERM: the next one goes on there.
 
     Text is the value byte for byte and a newline (a record without a value is an empty line). JSON has all of the record, one
     on a line; bytes that are not UTF-8 are in key_base64 and value_base64.

@@ -1,4 +1,5 @@
-"""How a command ends: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads any more. Never with a traceback."""
+"""How a command ends: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 with its terminal), 141
+nobody reads any more. Never with a traceback."""
 
 from __future__ import annotations
 
@@ -27,6 +28,15 @@ _PARSING_ERRORS = tuple(kind for kind in typer.BadParameter.__mro__ if hasattr(k
 
 class CommandError(Exception):
     """A command failed for a reason of its own; the message says what to do."""
+
+
+class InterruptedBySignal(BaseException):
+    """A signal asked the command to end, by its ``number``. No KeyboardInterrupt: typer makes exit code 130 of that."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+        """As a shell tells of a process that a signal has ended."""
 
 
 class UsageError(Exception):
@@ -58,8 +68,8 @@ def _ending(error: BaseException) -> int:
     if isinstance(error, UsageError):
         sys.stderr.write(f"error: {error}\n")
         return USAGE
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED
+    if isinstance(error, InterruptedBySignal | KeyboardInterrupt | typer.Abort):
+        return error.exit_code if isinstance(error, InterruptedBySignal) else INTERRUPTED
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         error = error.__context__  # typer's own answer to a closed pipe is exit code 1
     if isinstance(error, BrokenPipeError):

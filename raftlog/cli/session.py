@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from raftlog.cli.errors import INTERRUPTED, UsageError
+from raftlog.cli.errors import InterruptedBySignal, UsageError
 from raftlog.cli.output import Format
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ BROKERS_VARIABLE = "RAFTLOG_BROKERS"
 
 ADMIN_TIMEOUT_S = 15.0
 """An election takes two seconds at worst; a person looks at a silent terminal for no longer than this."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what ``kill``, ``timeout`` and service managers send, and a terminal that is closed (ignored under ``nohup``)."""
 INSIST_S = 1.0
-"""A second Ctrl-C after this is meant: the first one is not getting anywhere."""
+"""A second signal after this is meant: the first one is not getting anywhere."""
 
 BrokersOption = Annotated[
     str | None,
@@ -86,53 +88,58 @@ def session(ctx: typer.Context, brokers: str | None, form: Format | None) -> Ses
 
 
 def run(coro: Coroutine[Any, Any, _T]) -> _T:
-    """Run a command's coroutine. Ctrl-C cancels it, once and in order; pressed again a second later, it ends the process.
+    """Run a command's coroutine. Each of ``ENDING_SIGNALS`` cancels it, once and in order: a consumer commits and leaves its
+    group. Sent again a second later, they end the process.
 
     Raises:
-        KeyboardInterrupt: it was cancelled by Ctrl-C.
+        InterruptedBySignal: it was cancelled by one of them.
     """
     interrupt = _Interrupt()
-    before = signal.signal(signal.SIGINT, interrupt.on_signal)
+    taken = [number for number in ENDING_SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    before = [(number, signal.signal(number, interrupt.on_signal)) for number in taken]
     try:
         return asyncio.run(interrupt.guard(coro))
     except asyncio.CancelledError:
-        if interrupt.first_at is not None:
-            raise KeyboardInterrupt from None
+        if interrupt.first is not None:
+            raise InterruptedBySignal(interrupt.first) from None
         raise
     finally:
-        if interrupt.first_at is None:  # else the process is ending: one that comes now must not become a traceback
-            signal.signal(signal.SIGINT, before)
+        if interrupt.first is None:  # else the process is ending: one that comes now must not become a traceback
+            for number, handler in before:
+                signal.signal(number, handler)
 
 
 class _Interrupt:
-    """SIGINT as one cancellation. asyncio's own way raises KeyboardInterrupt at the second one wherever the code may be, and
+    """Signals as one cancellation. asyncio's own way raises KeyboardInterrupt at the second one wherever the code may be, and
     some parents send two (to the process, and to its group). Not a handler of the loop's: that goes with the loop, and a
     signal between the end of the loop's pipe and the end of its handlers writes a traceback to stderr."""
 
     def __init__(self) -> None:
-        self.first_at: float | None = None
+        self.first: int | None = None
+        """Number of the signal that came first."""
+        self._first_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
 
     async def guard(self, coro: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``coro`` in this task, which SIGINT cancels."""
+        """Run ``coro`` in this task, which a signal cancels."""
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         return await coro
 
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGINT.
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """The handler of all of them.
 
         Raises:
-            KeyboardInterrupt: there is nothing to cancel: the task has not begun, or its loop is closed.
+            InterruptedBySignal: there is nothing to cancel: the task has not begun, or its loop is closed.
         """
         loop, task = self._loop, self._task
-        if loop is None or task is None or (self.first_at is None and loop.is_closed()):
-            signal.default_int_handler(number, frame)
-        elif self.first_at is None:
-            self.first_at = loop.time()
+        if loop is None or task is None or (self.first is None and loop.is_closed()):
+            raise InterruptedBySignal(number)
+        if self.first is None:
+            self.first, self._first_at = number, loop.time()
             loop.call_soon_threadsafe(task.cancel)  # which wakes the loop too
-        elif loop.time() - self.first_at > INSIST_S:
-            os._exit(INTERRUPTED)
+        elif loop.time() - self._first_at > INSIST_S:
+            os._exit(InterruptedBySignal(number).exit_code)
 
 
 def key_values(pairs: list[str], option: str) -> dict[str, str]:

@@ -76,23 +76,27 @@ def describe(sh: Shell, group: str) -> dict[str, object]:
     return found
 
 
-def test_a_live_member_is_shown_and_leaves_on_ctrl_c(sh: Shell, tmp_path: Path) -> None:
-    """With what it has printed committed; while it is there the group is neither sought nor deleted."""
-    fill(sh, "live", tmp_path)
-    with script(sh, "topic", "consume", "live", "--group", "watching", "--follow", "--format", "json") as process:
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_live_member_is_shown_and_leaves_when_it_is_asked_to_end(
+    sh: Shell, tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
+    """With what it has printed committed, by whatever signal; while it is there the group is neither sought nor deleted."""
+    topic, group = f"live-{exit_code}", f"watching-{exit_code}"
+    fill(sh, topic, tmp_path)
+    with script(sh, "topic", "consume", topic, "--group", group, "--follow", "--format", "json") as process:
         assert process.stdout is not None
         seen = [json.loads(process.stdout.readline()) for _ in range(10)]
-        found = describe(sh, "watching")
+        found = describe(sh, group)
         assert (found["state"], found["assignor"]) == ("Stable", "cooperative-sticky")
-        assert "raftlog-cli" in sh("group", "describe", "watching")
-        for command in (["seek", "watching", "--to", "end"], ["delete", "watching"]):
+        assert "raftlog-cli" in sh("group", "describe", group)
+        for command in (["seek", group, "--to", "end"], ["delete", group]):
             sh("group", *command, code=1)
             assert sh.err.startswith("error: ")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.communicate() == (b"", b"")
-        assert process.returncode == 130
+        assert process.returncode == exit_code
     assert len(seen) == 10
-    found = describe(sh, "watching")
+    found = describe(sh, group)
     assert (found["state"], found["members"]) == ("Empty", [])
     partitions = found["partitions"]
     assert isinstance(partitions, list)

@@ -1,4 +1,4 @@
-"""How a command is run: Ctrl-C at any moment."""
+"""How a command is run: Ctrl-C and its like at any moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from raftlog.cli.session import run
+from raftlog.cli.errors import InterruptedBySignal
+from raftlog.cli.session import ENDING_SIGNALS, run
 
 
 def interrupt() -> None:
@@ -22,9 +23,10 @@ def interrupt() -> None:
 @pytest.fixture(autouse=True)
 def _same_handler_after() -> Iterator[None]:
     """The next test begins as this one did."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 async def interrupted() -> None:
@@ -46,7 +48,7 @@ def test_a_second_interrupt_while_the_loop_closes_is_quiet(monkeypatch: pytest.M
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "_close_self_pipe", close_and_interrupt)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedBySignal):
         run(interrupted())
     assert closed == [True]
     assert not unraisable
@@ -54,7 +56,7 @@ def test_a_second_interrupt_while_the_loop_closes_is_quiet(monkeypatch: pytest.M
 
 def test_a_second_interrupt_after_the_loop_is_quiet() -> None:
     """The process is on its way out with 130: it is not stopped again."""
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedBySignal):
         run(interrupted())
     interrupt()
 
@@ -71,6 +73,21 @@ def test_a_command_without_interrupt_leaves_the_handler_as_it_was() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
+    """As under ``nohup``: the command goes on when its terminal is closed."""
+
+    async def hung_up() -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        return 5
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(hung_up()) == 5
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_an_interrupt_before_the_command_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing yet to cancel."""
 
@@ -80,6 +97,6 @@ def test_an_interrupt_before_the_command_begins_ends_it(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(asyncio, "run", early)
     command = asyncio.sleep(0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedBySignal):
         run(command)
     command.close()
