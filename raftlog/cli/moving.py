@@ -234,6 +234,8 @@ def _wanted(
     assert target is not None
     if source not in before:
         raise UsageError(f"{tp} has no replica on node {source}; it is on {nodes_in_words(before)}")
+    if target in before:
+        raise UsageError(f"{tp} has a replica on node {target} already; it is on {nodes_in_words(before)}")
     return tuple(target if node == source else node for node in before)
 
 

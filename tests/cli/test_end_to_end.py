@@ -177,6 +177,9 @@ def test_replicas_are_moved_and_a_node_is_drained_and_removed(
     assert "m-0: done" in sh.err
     sh("cluster", "move", "m-0", code=2)
     sh("cluster", "move", "m-0", "--from", before[0], "--to", free, code=2)
+    assert f"no replica on node {before[0]}" in sh.err
+    sh("cluster", "move", "m-0", "--from", before[1], "--to", free, code=2)
+    assert f"a replica on node {free} already" in sh.err
     sh("cluster", "move", "m-0", "--cancel", code=1)
     [drained] = sh.json("cluster", "drain", 2)
     assert (drained["node"], drained["draining"]) == (2, True)
