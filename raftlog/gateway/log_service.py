@@ -44,7 +44,7 @@ class LogService:
         """A single item's failure fails the call."""
         prepared = self._publisher.prepare(request)
         del request
-        outcomes = await self._publisher.outcomes(prepared)
+        [outcomes] = await self._publisher.outcomes(prepared)
         if len(outcomes) == 1 and isinstance(outcomes[0][1], RaftlogError):
             raise outcomes[0][1]
         return pb.PublishResponse(results=encode_outcomes(outcomes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,10 +41,25 @@ class Prepared:
     slots: list[Sequence[int]]
     """For each of ``batches`` the outcomes that it decides."""
 
-    def hand_over(self) -> list[tuple[TopicPartition, bytes]]:
-        """The batches, which are then the caller's alone."""
-        batches, self.batches = self.batches, []
-        return batches
+    @property
+    def terms(self) -> tuple[Acks, float, bool]:
+        """What requests must have in common to be published in one call."""
+        return self.acks, self.timeout_s, self.direct
+
+    @property
+    def only_partition(self) -> TopicPartition | None:
+        """The partition of all its batches, None where there are several, or no batch."""
+        if not self.batches:
+            return None
+        tp = self.batches[0][0]
+        return tp if len(self.batches) == 1 or all(other == tp for other, _ in self.batches) else None
+
+    def take_over(self, published: Iterator[Published | RaftlogError], places: Sequence[TopicPartition]) -> None:
+        """Note what became of its batches: the next so many of ``published``."""
+        for tp, slots in zip(places, self.slots, strict=True):
+            outcome = next(published)
+            for delta, slot in enumerate(slots):
+                self.outcomes[slot] = (tp, outcome, delta)
 
 
 class Publisher:
@@ -84,23 +99,24 @@ class Publisher:
                 outcomes[failed] = (tp, error, 0)
         return Prepared(acks, timeout_s, request.direct, self._clock.monotonic_s(), outcomes, batches, slots)
 
-    async def outcomes(self, prepared: Prepared) -> list[Outcome]:
-        """Publish, and say what became of each batch, then of each record. Calls the broker before its first await."""
-        places, size_bytes = [tp for tp, _ in prepared.batches], sum([len(data) for _, data in prepared.batches])
-        outcomes = prepared.outcomes
-        if places:
-            published = await self._broker.publish(
-                prepared.hand_over(), acks=prepared.acks, timeout_s=prepared.timeout_s, direct=prepared.direct
-            )
-            for tp, slots, outcome in zip(places, prepared.slots, published, strict=True):
-                for delta, slot in enumerate(slots):
-                    outcomes[slot] = (tp, outcome, delta)
-        self._count(outcomes, len(places), size_bytes, self._clock.monotonic_s() - prepared.started_s)
-        return [outcome for outcome in outcomes if outcome is not None]
+    async def outcomes(self, *together: Prepared) -> list[list[Outcome]]:
+        """Publish requests on the same terms in one call, and say of each what became of its batches, then of its records. Calls
+        the broker before its first await."""
+        places = [[tp for tp, _ in prepared.batches] for prepared in together]
+        sizes = [sum([len(data) for _, data in prepared.batches]) for prepared in together]
+        if any(places):
+            acks, timeout_s, direct = together[0].terms
+            published = iter(await self._broker.publish(_hand_over(together), acks=acks, timeout_s=timeout_s, direct=direct))
+            for prepared, its in zip(together, places, strict=True):
+                prepared.take_over(published, its)
+        now_s = self._clock.monotonic_s()
+        for prepared, its, size_bytes in zip(together, places, sizes, strict=True):
+            self._count(prepared.outcomes, len(its), size_bytes, now_s - prepared.started_s)
+        return [[outcome for outcome in prepared.outcomes if outcome is not None] for prepared in together]
 
-    async def publish(self, prepared: Prepared) -> list[PublishResult]:
+    async def publish(self, *together: Prepared) -> list[list[PublishResult]]:
         """As ``outcomes``, encoded."""
-        return encode_outcomes(await self.outcomes(prepared))
+        return [encode_outcomes(outcomes) for outcomes in await self.outcomes(*together)]
 
     def failed(self, error: BaseException) -> PublishResult:
         """The result of a request that failed as a whole."""
@@ -112,6 +128,15 @@ class Publisher:
         for outcome in outcomes:
             if outcome is not None and isinstance(outcome[1], BaseException):
                 self._metrics.failed(reason_of(outcome[1]))
+
+
+def _hand_over(together: Sequence[Prepared]) -> list[tuple[TopicPartition, bytes]]:
+    """All batches, which are then the caller's alone."""
+    batches: list[tuple[TopicPartition, bytes]] = []
+    for prepared in together:
+        batches += prepared.batches
+        prepared.batches = []
+    return batches
 
 
 def _count(request: PublishRequest) -> int:

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. Order of requests is order of offsets. Each request is published by a task of its own, tasks run their first step in the
-   order in which they were started (the loop's ready queue is first in, first out), and the broker decides offsets before its
-   first await.
+1. Order of requests is order of offsets. Each call of the broker is a task of its own, tasks run their first step in the order in
+   which they were started (the loop's ready queue is first in, first out), and the broker decides offsets before its first await.
+   Which requests share a call: see ``gathering``.
 2. What is in flight is bounded in number and bytes, from reading a request to having written its ack: beyond it the stream is
    not read, gRPC's window fills, and the client waits. A client that does not read its acks stops itself in the same way. The
    errors of an ack count as well: many small records that fail take far more than their request.
@@ -23,9 +23,11 @@ from typing import Final
 import grpc
 
 from raftlog.errors import ShuttingDownError
-from raftlog.gateway.publish import Prepared, Publisher
+from raftlog.gateway.gathering import Gathering, Request
+from raftlog.gateway.publish import Publisher
 from raftlog.gateway.requests import MIB, parsed
 from raftlog.gateway.status import Context
+from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.v1.log_service_pb2 import PublishStreamRequest, PublishStreamResponse
 from raftlog.pb.raftlog.v1.records_pb2 import PublishResult
 
@@ -64,21 +66,30 @@ class PublishStream:
         Raises:
             ShuttingDownError: the node stops; all that was read has been answered.
         """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write_acks())
-            reader = group.create_task(self._read(group))
-            stop = group.create_task(self._stopping.wait())
-            await asyncio.wait((reader, stop), return_when=asyncio.FIRST_COMPLETED)
-            cut_short = reader.cancel()
-            stop.cancel()
-            self._read_all = True
-            self._wake_writer.set()
+
+        def publish(tp: TopicPartition | None, requests: list[Request]) -> None:
+            if not writer.done() and not writer.cancelling():  # else nobody waits for it any more, and the group takes no task
+                group.create_task(self._publish(gathering, tp, requests))
+
+        gathering = Gathering(publish)
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write_acks())
+                reader = group.create_task(self._read(gathering))
+                stop = group.create_task(self._stopping.wait())
+                await asyncio.wait((reader, stop), return_when=asyncio.FIRST_COMPLETED)
+                cut_short = reader.cancel()
+                stop.cancel()
+                self._read_all = True
+                self._wake_writer.set()
+        finally:
+            gathering.close()
         if cut_short:
             await self._context.write(PublishStreamResponse(closing=True))
             raise ShuttingDownError("the node is stopping; go on at another node")
 
-    async def _read(self, group: asyncio.TaskGroup) -> None:
-        read, start = self._context.read, group.create_task
+    async def _read(self, gathering: Gathering) -> None:
+        read = self._context.read
         while True:
             while self._in_flight >= PUBLISH_IN_FLIGHT_MAX or self._in_flight_bytes >= PUBLISH_IN_FLIGHT_BYTES_MAX:
                 self._room.clear()
@@ -95,15 +106,17 @@ class PublishStream:
             except Exception as error:
                 self._answer(correlation_id, [self._publisher.failed(error)], size_bytes)
             else:
-                start(self._publish(correlation_id, prepared, size_bytes))
+                gathering.take(Request(correlation_id, prepared, size_bytes))
             del message, request  # their bytes must not outlive the wait for the next
 
-    async def _publish(self, correlation_id: int, prepared: Prepared, size_bytes: int) -> None:
+    async def _publish(self, gathering: Gathering, tp: TopicPartition | None, requests: list[Request]) -> None:
         try:
-            results = await self._publisher.publish(prepared)
+            answers = await self._publisher.publish(*[request.prepared for request in requests])
         except Exception as error:
-            results = [self._publisher.failed(error)] * len(prepared.outcomes)
-        self._answer(correlation_id, results, size_bytes)
+            answers = [[self._publisher.failed(error)] * len(request.prepared.outcomes) for request in requests]
+        for request, results in zip(requests, answers, strict=True):
+            self._answer(request.correlation_id, results, request.size_bytes)
+        gathering.answered(tp)
 
     def _answer(self, correlation_id: int, results: list[PublishResult], size_bytes: int) -> None:
         if len(results) > 1:  # of a single one, the number of requests is the bound

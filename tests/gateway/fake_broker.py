@@ -60,6 +60,9 @@ class FakeBroker:
         self.calls: list[tuple[str, object]] = []
         self.producers = 0
         self.publishing = 0
+        """Calls of ``publish`` that wait at the gate."""
+        self.batches_waiting = 0
+        """Batches of them."""
         self.fetches_waiting = 0
         self.level_problem = ""
         """Why node 2 holds the cluster at feature level 1."""
@@ -94,9 +97,11 @@ class FakeBroker:
         self.calls.append(("publish", (acks, timeout_s, direct)))
         self._fail("publish")
         self.publishing += 1
+        self.batches_waiting += len(batches)
         outcomes = [self._append(tp, data, acks) for tp, data in batches]
         await self.gate.wait()
         self.publishing -= 1
+        self.batches_waiting -= len(batches)
         return outcomes
 
     def _append(self, tp: TopicPartition, data: Batch, acks: Acks) -> Published | RaftlogError:

@@ -75,7 +75,7 @@ async def test_many_records_that_fail_alike_cost_one_error() -> None:
     broker = FakeBroker()
     publisher = Publisher(broker, SystemClock(), NoMetrics())
     request = pb.PublishRequest(records=[NewRecord(topic="nowhere")] * 3_000)
-    results = await publisher.publish(publisher.prepare(request))
+    [results] = await publisher.publish(publisher.prepare(request))
     assert len(results) == 3_000
     assert {result.error.message for result in results} == {results[0].error.message}
     assert results[0].HasField("error")

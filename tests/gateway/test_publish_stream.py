@@ -64,7 +64,7 @@ async def test_requests_do_not_wait_for_each_others_acks() -> None:
         stream = door.log.PublishStream()
         for n in range(50):
             await stream.write(request(n, new_batch(b"v")))
-        await until(lambda: door.broker.publishing == 50)
+        await until(lambda: door.broker.batches_waiting == 50)
         door.broker.gate.set()
         await stream.done_writing()
         responses = [response async for response in stream]
@@ -105,14 +105,17 @@ async def test_a_request_that_fails_fails_alone() -> None:
     """The broker's refusal, a fault of ours and a request without sense are told in acks; the stream goes on."""
     async with open_door() as door:
         door.broker.failures["publish"] += [OverloadedError("full"), RuntimeError("a bug")]
-        got = await send(
-            door,
+        stream = door.log.PublishStream()
+        incoming, got = acks(stream), []
+        for message in (
             request(1, new_batch(b"a"), new_batch(b"b")),
             request(2, new_batch(b"a")),
             request(3),
             request(4, new_batch(b"a", topic="nope")),
             PublishStreamRequest(correlation_id=5, publish=PublishRequest(records=[NewRecord(topic="t", partition=0)])),
-        )
+        ):
+            await stream.write(message)
+            got.append(await anext(incoming))
     by_id = {ack.correlation_id: [told(x.error).reason if x.HasField("error") else "" for x in ack.results] for ack in got}
     assert by_id == {
         1: ["OVERLOADED", "OVERLOADED"],
@@ -132,9 +135,9 @@ async def test_what_is_in_flight_is_bounded(monkeypatch: pytest.MonkeyPatch, lim
     async with open_door() as door:
         door.broker.gate.clear()
         sending = asyncio.gather(send(door, *(request(n, new_batch(b"v" * size)) for n in range(20))))
-        await until(lambda: door.broker.publishing == 4)
+        await until(lambda: door.broker.batches_waiting == 4)
         await door.log.InitProducer(InitProducerRequest())  # a round trip, in which a fifth could have come
-        assert door.broker.publishing == 4
+        assert door.broker.batches_waiting == 4
         door.broker.gate.set()
         (got,) = await sending
     assert sorted(ack.correlation_id for ack in got) == list(range(20))
@@ -148,7 +151,7 @@ async def test_a_response_holds_no_more_results_than_it_should(monkeypatch: pyte
         stream = door.log.PublishStream()
         for n in range(9):
             await stream.write(request(n, new_batch(b"v"), new_batch(b"w")))
-        await until(lambda: door.broker.publishing == 9)
+        await until(lambda: door.broker.batches_waiting == 18)
         door.broker.gate.set()
         await stream.done_writing()
         sizes = [len(response.acks) async for response in stream]
@@ -174,6 +177,66 @@ async def test_a_stopping_node_answers_what_it_has_read_and_ends_the_stream() ->
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert told_by_call(caught.value).reason == "SHUTTING_DOWN"
+        await stopping
+
+
+async def test_what_comes_while_a_call_is_under_way_shares_the_next_one() -> None:
+    """An entry costs nearly the same for one batch as for many; each request has its own ack all the same, with its own place."""
+    async with open_door() as door:
+        door.broker.gate.clear()
+        stream = door.log.PublishStream()
+        for n in range(50):
+            await stream.write(request(n, new_batch(b"v")))
+        await until(lambda: door.broker.batches_waiting == 50)
+        calls = door.broker.publishing
+        door.broker.gate.set()
+        await stream.done_writing()
+        got = {ack.correlation_id: [result.offset for result in ack.results] async for ack in acks(stream)}
+    assert got == {n: [n] for n in range(50)}
+    assert calls < 25
+
+
+async def test_a_call_of_several_requests_that_fails_is_told_to_each() -> None:
+    """As many acks as requests, as many results as batches."""
+    async with open_door() as door:
+        door.broker.gate.clear()
+        stream = door.log.PublishStream()
+        await stream.write(request(0, new_batch(b"v")))
+        await until(lambda: door.broker.publishing == 1)
+        door.broker.failures["publish"] += [OverloadedError("full")] * 50  # whatever the number of calls
+        for n in range(1, 50):
+            await stream.write(request(n, *[new_batch(b"v")] * (1 + n % 2)))
+        await until(lambda: len(door.broker.failures["publish"]) < 50)
+        door.broker.gate.set()
+        await stream.done_writing()
+        got = {
+            ack.correlation_id: [told(x.error).reason for x in ack.results if x.HasField("error")] async for ack in acks(stream)
+        }
+    assert got == {0: []} | {n: ["OVERLOADED"] * (1 + n % 2) for n in range(1, 50)}
+
+
+async def test_a_stopping_node_answers_what_it_has_gathered() -> None:
+    """What was read is published, though nothing of it was when the node was told to stop."""
+    async with open_door() as door:
+        door.broker.gate.clear()
+        stream = door.log.PublishStream()
+        await stream.write(request(0, new_batch(b"v")))
+        await until(lambda: door.broker.publishing == 1)
+        for n in range(1, 10):
+            await stream.write(request(n, new_batch(b"v")))
+        await until(lambda: door.broker.batches_waiting == 10)
+        await stream.write(request(10, new_batch(b"v")))
+        await door.log.InitProducer(InitProducerRequest())  # a round trip, in which it has come
+        stopping = asyncio.gather(door.gateway.stop(10.0))
+        await until(door.gateway._stopping.is_set)
+        door.broker.gate.set()
+        got, closing = [], False
+        while not closing:
+            response = await stream.read()
+            assert isinstance(response, PublishStreamResponse)
+            got += [ack.correlation_id for ack in response.acks]
+            closing = response.closing
+        assert sorted(got) == list(range(11))
         await stopping
 
 
