@@ -332,7 +332,7 @@ class Member(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         if outcome.probe_again:
             if self.sender.probed(sender, outcome.ack.next_index, outcome.ack.agreed_term):
                 self._send_now = True
-            elif 1 < self.journal.first_index == outcome.ack.next_index - 1:
+            elif 1 < self.journal.first_index == outcome.ack.next_index - 1 and not self.sender.reaches(follower):
                 self.sender.offers(sender, self._now())
                 self._post(sender, SnapshotOffer(self.term()))
         elif self._guards.probes:

@@ -167,12 +167,17 @@ class Sender:
         """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place.
         What a follower lacks by its word, and cannot be given, it may hold without knowing it to be committed: every other
         heartbeat tries that. Then it is given what comes behind."""
-        first, index, end = self._journal.first_index, self._next[follower.node], self._journal.last_index + 1
-        follower.tries_beyond = follower.unreadable and not follower.tries_beyond and first + 1 < index < end
+        index, end = self._next[follower.node], self._journal.last_index + 1
+        may_hold_it = index < end and self.reaches(follower)
+        follower.tries_beyond = follower.unreadable and not follower.tries_beyond and may_hold_it
         for place in (index + 1, index) if follower.tries_beyond else (index,):
             with suppress(DataLossError):
                 return self._message(follower, place, [], term)
         return self._message(follower, end, [], term)
+
+    def reaches(self, follower: Follower) -> bool:
+        """Whether a follower is known to hold where the log begins here, so that nothing that was trimmed is missing to it."""
+        return self._match[follower.node] >= self._journal.first_index
 
     def _doubt(self, other: int, follower: Follower, now_s: float) -> None:
         if now_s - max(follower.sent_s, self._heard_s[follower.node]) > UNANSWERED_S:

@@ -304,14 +304,23 @@ def test_what_lies_behind_a_damaged_entry_is_given_to_who_holds_that_entry() -> 
     World(3, 49).run(scenario)
 
 
-def test_a_follower_need_not_know_that_what_it_holds_is_committed() -> None:
-    """Its commit index reached no disk before it stopped: by its own word it lacks the entry that the leader cannot give."""
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_a_follower_need_not_know_that_what_it_holds_is_committed(trimmed: bool) -> None:
+    """Its commit index reached no disk before it stopped: by its own word it lacks the entry that the leader cannot give. Also
+    where that is right behind where the log begins, and nothing that was trimmed is missing."""
 
     async def scenario(world: World) -> None:
         leader = await led(world)
-        for _ in range(3):
+        for _ in range(2):
             world.publish(leader, 200)
+        await world.until(lambda: world.converged() and len(world.acknowledged) == 2)
+        await world.settle(1.0)  # the commit index reaches the disks
+        for node in world.nodes.values() if trimmed else ():
+            group_of(node).trim(group_of(leader).last_index)
+        await world.until(lambda: all((group_of(node).first_index > 1) == trimmed for node in world.nodes.values()))
+        world.publish(leader, 200)
         index = group_of(leader).last_index
+        assert not trimmed or index == group_of(leader).first_index + 1
         behind, other = others(world, leader)
         await world.until(lambda: group_of(behind).journal.durable_index == index)
         behind.crash()
@@ -331,7 +340,7 @@ def test_a_follower_need_not_know_that_what_it_holds_is_committed() -> None:
         await world.until(lambda: world.leader() is behind)
         assert len(group_of(behind).read(index, acknowledged + 1, 1 << 20)) == 3
 
-    World(3, 50).run(scenario)
+    keeping(World(3, 50)).run(scenario)
 
 
 def test_a_voter_takes_entries_though_the_first_of_its_log_is_damaged() -> None:
