@@ -167,8 +167,8 @@ class Sender:
         """A heartbeat. It says where the follower's log is to match: at the end, where this one cannot be read at that place.
         What a follower lacks by its word, and cannot be given, it may hold without knowing it to be committed: every other
         heartbeat tries that. Then it is given what comes behind."""
-        index, end = self._next[follower.node], self._journal.last_index + 1
-        may_hold_it = index < end and self.reaches(follower)
+        first, index, end = self._journal.first_index, self._next[follower.node], self._journal.last_index + 1
+        may_hold_it = index < end and (index > first + 1 or self.reaches(follower))
         follower.tries_beyond = follower.unreadable and not follower.tries_beyond and may_hold_it
         for place in (index + 1, index) if follower.tries_beyond else (index,):
             with suppress(DataLossError):
