@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shlex
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 
 from raftlog.cli.errors import FAILED, CommandError
 from raftlog.cli.output import counted, talk
-from raftlog.cli.session import key_values, run
+from raftlog.cli.session import ending_signals, key_values, run
 from raftlog.testing.local_cluster import NODES_MAX, LocalCluster, LocalClusterError, LocalNode
 
 DESCRIPTION = "cluster.json"
@@ -57,7 +56,7 @@ def dev(
 async def _dev(cluster: LocalCluster, description: Path) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     failure: str | None = None
     try:

@@ -14,6 +14,7 @@ import typer
 
 from raftlog.cli.errors import InterruptedBySignal, UsageError
 from raftlog.cli.output import Format
+from raftlog.core.clock import SystemClock
 
 if TYPE_CHECKING:
     from raftlog.client.client import Client
@@ -27,6 +28,8 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what ``kill``, ``timeout`` and service managers send, and a terminal that is closed (ignored under ``nohup``)."""
 INSIST_S = 1.0
 """A second signal after this is meant: the first one is not getting anywhere."""
+ENDING_S = 8.0
+"""How long a command may take to end in order: less than what service managers and Docker wait before they kill."""
 
 BrokersOption = Annotated[
     str | None,
@@ -87,16 +90,22 @@ def session(ctx: typer.Context, brokers: str | None, form: Format | None) -> Ses
     return replace(shared, brokers=brokers or shared.brokers, form=form or shared.form)
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Those of ``ENDING_SIGNALS`` that end this process: what its caller has it ignore (``nohup``) stays ignored, but for Ctrl-C,
+    which shells have every job in the background ignore."""
+    return [number for number in ENDING_SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+
+
 def run(coro: Coroutine[Any, Any, _T]) -> _T:
     """Run a command's coroutine. Each of ``ENDING_SIGNALS`` cancels it, once and in order: a consumer commits and leaves its
-    group. Sent again a second later, they end the process.
+    group, a producer waits for its acknowledgements. Sent again a second later, they end the process. Nobody may be there to send
+    anything but Ctrl-C again, so the others end it after ``ENDING_S`` at the latest.
 
     Raises:
         InterruptedBySignal: it was cancelled by one of them.
     """
     interrupt = _Interrupt()
-    taken = [number for number in ENDING_SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
-    before = [(number, signal.signal(number, interrupt.on_signal)) for number in taken]
+    before = [(number, signal.signal(number, interrupt.on_signal)) for number in ending_signals()]
     try:
         return asyncio.run(interrupt.guard(coro))
     except asyncio.CancelledError:
@@ -104,6 +113,7 @@ def run(coro: Coroutine[Any, Any, _T]) -> _T:
             raise InterruptedBySignal(interrupt.first) from None
         raise
     finally:
+        interrupt.disarm()
         if interrupt.first is None:  # else the process is ending: one that comes now must not become a traceback
             for number, handler in before:
                 signal.signal(number, handler)
@@ -122,24 +132,36 @@ class _Interrupt:
         self._task: asyncio.Task[Any] | None = None
 
     async def guard(self, coro: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``coro`` in this task, which a signal cancels."""
+        """Run ``coro`` in this task, which a signal cancels; not at all where one has come before.
+
+        Raises:
+            CancelledError: a signal came.
+        """
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self.first is not None:
+            coro.close()
+            raise asyncio.CancelledError
         return await coro
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """The handler of all of them.
+        """The handler of all of them. It raises nothing: that would end up wherever the code is, and be lost in a callback."""
+        exit_code = InterruptedBySignal(number).exit_code
+        if self.first is not None:
+            if SystemClock().monotonic_s() - self._first_at > INSIST_S:
+                os._exit(exit_code)
+            return
+        self.first, self._first_at = number, SystemClock().monotonic_s()
+        if number != signal.SIGINT:
+            # Not a timer of the loop's, which may stand: writing into a pipe that nobody reads.
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(exit_code))
+            signal.setitimer(signal.ITIMER_REAL, ENDING_S)
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)  # which wakes the loop too
 
-        Raises:
-            InterruptedBySignal: there is nothing to cancel: the task has not begun, or its loop is closed.
-        """
-        loop, task = self._loop, self._task
-        if loop is None or task is None or (self.first is None and loop.is_closed()):
-            raise InterruptedBySignal(number)
-        if self.first is None:
-            self.first, self._first_at = number, loop.time()
-            loop.call_soon_threadsafe(task.cancel)  # which wakes the loop too
-        elif loop.time() - self._first_at > INSIST_S:
-            os._exit(InterruptedBySignal(number).exit_code)
+    def disarm(self) -> None:
+        """The command is over; what is left of the process takes no time."""
+        if self.first not in (None, signal.SIGINT):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def key_values(pairs: list[str], option: str) -> dict[str, str]:

@@ -9,9 +9,10 @@ Rules:
    not read, gRPC's window fills, and the client waits. A client that does not read its acks stops itself in the same way. The
    errors of an ack count as well: many small records that fail take far more than their request.
 3. Acks that are ready together leave in one message: a message costs 0.1 ms and more, whatever it holds.
-4. A request that fails fails alone. The stream ends when the client has closed its side and has all its acks, or with
-   SHUTTING_DOWN when the node stops: then no more is read, and what is in flight is answered first. Before that status goes a
-   response which says so, for a client that writes just then may never see the status.
+4. What is refused is refused alone; only where the broker fails as a whole do the requests of that call fail alike. The stream
+   ends when the client has closed its side and has all its acks, or with SHUTTING_DOWN when the node stops: then no more is read,
+   and what is in flight is answered first. Before that status goes a response which says so, for a client that writes just then
+   may never see the status.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class PublishStream:
         try:
             answers = await self._publisher.publish(*[request.prepared for request in requests])
         except Exception as error:
-            answers = [[self._publisher.failed(error)] * len(request.prepared.outcomes) for request in requests]
+            failed = self._publisher.failed(error)
+            answers = [[failed] * len(request.prepared.outcomes) for request in requests]
         for request, results in zip(requests, answers, strict=True):
             self._answer(request.correlation_id, results, request.size_bytes)
         gathering.answered(tp)

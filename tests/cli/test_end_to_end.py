@@ -118,8 +118,11 @@ def test_consuming_begins_and_ends_where_it_is_told(sh: Shell, tmp_path: Path) -
 
 
 def script(sh: Shell, *command: str) -> subprocess.Popen[bytes]:
-    """The command as a process of its own."""
-    program = "from raftlog.cli.main import main; main()"
+    """The command as a process of its own, which ignores no signal, whatever this one was started with."""
+    program = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); signal.signal(signal.SIGTERM, signal.SIG_DFL);"
+        "from raftlog.cli.main import main; main()"
+    )
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAFTLOG_BROKERS": sh.brokers}
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", program, *command], env=environ, stdin=pipe, stdout=pipe, stderr=pipe)

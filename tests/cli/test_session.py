@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -89,14 +90,37 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
 
 
 def test_an_interrupt_before_the_command_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is nothing yet to cancel."""
+    """There is nothing yet to cancel: it does not begin."""
+    begun: list[bool] = []
+    really_run = asyncio.run
 
     def early(guard: Coroutine[Any, Any, None]) -> None:
-        guard.close()
         interrupt()
+        really_run(guard)
+
+    async def command() -> None:
+        begun.append(True)
 
     monkeypatch.setattr(asyncio, "run", early)
-    command = asyncio.sleep(0)
     with pytest.raises(InterruptedBySignal):
-        run(command)
-    command.close()
+        run(command())
+    assert not begun
+
+
+def test_what_does_not_end_in_order_after_a_sigterm_is_ended() -> None:
+    """Whoever sends it may send nothing more, and wait."""
+    program = """
+import asyncio, os, signal
+from raftlog.cli import session
+
+async def stuck() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.Event().wait()
+
+session.ENDING_S = 0.01
+session.run(stuck())
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 143

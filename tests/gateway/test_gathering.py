@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raftlog.gateway import gathering
-from raftlog.gateway.gathering import GATHERED_BYTES, Gathering, Request
+from raftlog.gateway.gathering import GATHERED_BYTES, GATHERED_ITEMS, Gathering, Request
 from raftlog.gateway.publish import Prepared
 from raftlog.model import Acks, TopicPartition
 from tests.gateway.helpers import until
@@ -74,6 +75,17 @@ async def test_what_is_enough_for_an_entry_does_not_wait() -> None:
     assert calls.made[2:] == [(A, [2, 3, 4])]
 
 
+async def test_no_call_has_more_items_than_the_loop_can_take_in_one_step() -> None:
+    """Small as they may be; a single request has a limit of its own."""
+    calls = Calls()
+    many = [A] * (GATHERED_ITEMS // 2)
+    calls.take(request(0, A), request(1, *many), request(2, *many), request(3, A), request(4, *many * 3))
+    assert calls.made == [(A, [0]), (A, [1, 2]), (A, [3])]
+    for _ in range(3):
+        calls.gathering.answered(A)
+    assert calls.made[3:] == [(A, [4])]
+
+
 async def test_requests_on_other_terms_share_no_call() -> None:
     """A call has one kind of acks; those before leave first."""
     calls = Calls()
@@ -112,6 +124,23 @@ async def test_nothing_leaves_after_the_end(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.get_running_loop().call_later(0.0, due.set_result, None)
     await due
     assert calls.made == [(A, [0])]
+
+
+class Tracked(Request):
+    """One that can be watched, as those with slots cannot."""
+
+
+async def test_nothing_is_kept_after_the_end() -> None:
+    """Megabytes of batches would wait for the garbage collector else."""
+    calls = Calls()
+    one = request(1, A)
+    tracked = Tracked(1, one.prepared, one.size_bytes)
+    watched = weakref.ref(tracked)
+    calls.take(request(0, A), tracked)
+    del tracked
+    assert watched() is not None
+    calls.gathering.close()
+    assert watched() is None
 
 
 steps = st.lists(

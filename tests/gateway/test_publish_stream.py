@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from raftlog.errors import OverloadedError
-from raftlog.gateway import publish_stream
+from raftlog.gateway import gathering, publish_stream
 from raftlog.model import TopicPartition
 from raftlog.pb.raftlog.v1.log_service_pb2 import (
     InitProducerRequest,
@@ -132,6 +132,7 @@ async def test_a_request_that_fails_fails_alone() -> None:
 async def test_what_is_in_flight_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, size: int) -> None:
     """At the limit the stream is not read; it goes on once acks are written, and nothing is lost."""
     monkeypatch.setattr(publish_stream, limit, value)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", 0)  # so that what was read is at the broker at once
     async with open_door() as door:
         door.broker.gate.clear()
         sending = asyncio.gather(send(door, *(request(n, new_batch(b"v" * size)) for n in range(20))))
@@ -215,18 +216,30 @@ async def test_a_call_of_several_requests_that_fails_is_told_to_each() -> None:
     assert got == {0: []} | {n: ["OVERLOADED"] * (1 + n % 2) for n in range(1, 50)}
 
 
-async def test_a_stopping_node_answers_what_it_has_gathered() -> None:
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The requests that streams have brought, by their ids; those behind another one wait until that is answered."""
+    ids: list[int] = []
+    take = gathering.Gathering.take
+
+    def noted(self: gathering.Gathering, request: gathering.Request) -> None:
+        ids.append(request.correlation_id)
+        take(self, request)
+
+    monkeypatch.setattr(gathering, "GATHERED_S", 1_000.0)
+    monkeypatch.setattr(gathering.Gathering, "take", noted)
+    return ids
+
+
+async def test_a_stopping_node_answers_what_it_has_gathered(taken: list[int]) -> None:
     """What was read is published, though nothing of it was when the node was told to stop."""
     async with open_door() as door:
         door.broker.gate.clear()
         stream = door.log.PublishStream()
-        await stream.write(request(0, new_batch(b"v")))
-        await until(lambda: door.broker.publishing == 1)
-        for n in range(1, 10):
+        for n in range(10):
             await stream.write(request(n, new_batch(b"v")))
-        await until(lambda: door.broker.batches_waiting == 10)
-        await stream.write(request(10, new_batch(b"v")))
-        await door.log.InitProducer(InitProducerRequest())  # a round trip, in which it has come
+        await until(lambda: len(taken) == 10)
+        assert door.broker.batches_waiting == 1
         stopping = asyncio.gather(door.gateway.stop(10.0))
         await until(door.gateway._stopping.is_set)
         door.broker.gate.set()
@@ -236,8 +249,21 @@ async def test_a_stopping_node_answers_what_it_has_gathered() -> None:
             assert isinstance(response, PublishStreamResponse)
             got += [ack.correlation_id for ack in response.acks]
             closing = response.closing
-        assert sorted(got) == list(range(11))
+        assert sorted(got) == list(range(10))
         await stopping
+
+
+async def test_what_a_client_that_leaves_had_gathered_is_not_published(taken: list[int]) -> None:
+    """Nobody waits for it; and the stream ends all the same."""
+    async with open_door() as door:
+        door.broker.gate.clear()
+        stream = door.log.PublishStream()
+        for n in range(10):
+            await stream.write(request(n, new_batch(b"v")))
+        await until(lambda: len(taken) == 10)
+        stream.cancel()
+        await door.gateway._make.wait_until_idle()
+        assert [call for call, _ in door.broker.calls] == ["publish"]
 
 
 async def test_a_client_that_leaves_ends_its_stream() -> None:
