@@ -4,7 +4,8 @@ Rules:
 
 1. A change is made only where all is as the reconciler saw it: this node leads, in the same term, and the group's
    configuration is the same and committed. So a call that comes late, or twice, changes nothing.
-2. A reconciler that has been deposed is refused: its term of group 0 is below the one that this node knows.
+2. A reconciler that has been deposed is refused: its term of group 0 is below the one that this node knows, be it only from
+   another one's call. What that one was told must stay so: that a replica is gone, upon which its data is deleted.
 3. A learner is promoted only if it has caught up, and a voter removed only if the others have a majority that has, at this
    moment, whatever the report said.
 4. That a replica is in no configuration any more is said only after a barrier: a deposed leader would tell of old times.
@@ -66,6 +67,8 @@ class GroupChanges:
         self._node_id = node_id
         self._replicas = replicas
         self._controller_term = controller_term
+        self._called_in_term = 0
+        """The highest term of group 0 that a call was made in."""
         self._connected = connected
         self._clock = clock
         self._timeout_s = timeout_s
@@ -98,8 +101,9 @@ class GroupChanges:
         kind = KINDS_OF.get(call.kind)
         if kind is None:
             raise InvalidRequestError(f"this node knows no step {call.kind}; its version may be older than the caller's")
-        if call.controller_term < self._controller_term():
+        if call.controller_term < max(self._called_in_term, self._controller_term()):
             raise StalePlacementError(f"the cluster has had another leader since term {call.controller_term} of group 0")
+        self._called_in_term = call.controller_term
         log = self._led(call.group, call.term)
         seen = Configuration.of(call.voters, call.learners)
         if log.configuration != seen or not log.configuration_committed:

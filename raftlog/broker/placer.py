@@ -168,6 +168,7 @@ class Placer:
 
     async def elect_preferred(self, partitions: Iterable[PartitionMeta]) -> dict[int, str]:
         """Hand leadership to the preferred replicas, a few at a time; by group, why it could not be done."""
+        term = self._machine.log.term
         wanted = [one for one in partitions if self._reconciler.leader_of(one) != one.nodes[0]]
         failed: dict[int, str] = {}
         for at in range(0, len(wanted), TRANSFERS_AT_ONCE_MAX):
@@ -183,7 +184,7 @@ class Placer:
                     failed[one.group_id] = f"node {heir[0]} is behind, or down"
                 else:
                     step = Step(kind=StepKind.TRANSFER, group=one.group_id, replica=heir, leader=report.leader, term=report.term)
-                    if not await self._reconciler.take(step, report):
+                    if not await self._reconciler.take(step, report, term):
                         failed[one.group_id] = self._reconciler.view.failures.get(one.group_id, "its leader refused")
         return failed
 

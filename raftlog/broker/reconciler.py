@@ -11,6 +11,8 @@ Rules:
 2. Which replicas are wanted is decided by commands of the metadata, never here.
 3. A replica is forgotten, and its data thereby deleted, when its group's leader has confirmed, under the placement as it is
    now, that it is no member; ``RemoveReplicas`` carries that placement's index, and is passed over under another.
+4. A step carries the term of group 0 in which it was decided, however long its round took: groups refuse what was decided
+   before what they have heard of since (``group_changes``).
 """
 
 from __future__ import annotations
@@ -125,6 +127,7 @@ class Reconciler:
 
     async def round(self) -> float:
         """One round; how long to pause after it."""
+        term = self._machine.log.term  # that in which this is decided: by the end of the round another node may lead
         unsettled = self.unsettled()
         if not unsettled:
             self.view = View()
@@ -138,7 +141,7 @@ class Reconciler:
         self.view.failures = {group: why for group, why in view.failures.items() if group not in made.settled}
         if not made.steps:
             return PAUSE_S
-        took = await self._take(made.steps, reports, {one.group_id: one for one in unsettled})
+        took = await self._take(made.steps, reports, {one.group_id: one for one in unsettled}, term)
         return STEPPED_PAUSE_S if took else PAUSE_S
 
     def unsettled(self) -> list[PartitionMeta]:
@@ -201,14 +204,14 @@ class Reconciler:
         return pb.ReportGroupsAnswer.FromString(answer)
 
     async def _take(
-        self, steps: Sequence[Step], reports: Mapping[int, GroupReport], partitions: Mapping[int, PartitionMeta]
+        self, steps: Sequence[Step], reports: Mapping[int, GroupReport], partitions: Mapping[int, PartitionMeta], term: int
     ) -> int:
         """Take the steps, a few at a time; how many were taken."""
         gate = asyncio.Semaphore(STEPS_AT_ONCE_MAX)
 
         async def take(step: Step) -> bool:
             async with gate:
-                return await self.take(step, reports[step.group])
+                return await self.take(step, reports[step.group], term)
 
         async with asyncio.TaskGroup() as tasks:
             taken = [(step, tasks.create_task(take(step))) for step in steps]
@@ -218,12 +221,12 @@ class Reconciler:
             await self._forget(gone, partitions)
         return len(done)
 
-    async def take(self, step: Step, report: GroupReport) -> bool:
-        """Have a group's leader take a step; whether it says that it did."""
+    async def take(self, step: Step, report: GroupReport, term: int) -> bool:
+        """Have a group's leader take a step, which was decided in ``term`` of group 0; whether it says that it did."""
         call = pb.ChangeGroupCall(
             group=step.group, kind=KINDS[step.kind], member=member(step.replica), term=step.term,
             voters=map(member, report.voters), learners=map(member, report.learners),
-            controller_term=self._machine.log.term,
+            controller_term=term,
         )  # fmt: skip
         node = step.leader[0]
         try:

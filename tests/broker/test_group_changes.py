@@ -135,6 +135,16 @@ async def test_a_deposed_reconciler_is_refused() -> None:
     assert led.log.configuration == Configuration.of(FOUNDERS)
 
 
+async def test_a_deposed_reconciler_is_refused_by_who_knows_its_successor_from_its_calls_alone() -> None:
+    """That one was told that a replica is gone, and has its data deleted: an older call must not bring it back."""
+    led = _Led()
+    await led.changes.change(led.call(StepKind.FORGET, NEW, controller_term=8))
+    with pytest.raises(StalePlacementError):
+        await led.changes.change(led.call(StepKind.ADD, NEW, controller_term=7))
+    assert led.log.configuration == Configuration.of(FOUNDERS)
+    await led.changes.change(led.call(StepKind.ADD, NEW, controller_term=8))
+
+
 async def test_who_is_behind_is_neither_promoted_nor_handed_the_leadership() -> None:
     """Whatever the report said: it is looked at once more."""
     led = _Led()

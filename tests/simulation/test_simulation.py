@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 SAFETY_SEEDS = (1, 2, 3, 4, 1306)
 LIVENESS_SEEDS = (1, 2)
 GROUPS_SEEDS = (1, 2, 306, 1002)
-MOVES_SEEDS = (1, 2, 16)
+MOVES_SEEDS = (1, 2, 16, 8925)
 RETURNS_SEEDS = (1, 383, 533, 785, 809, 3353, 4661)
 
 
