@@ -6,13 +6,15 @@ Rules:
    configuration is the same and committed. So a call that comes late, or twice, changes nothing.
 2. A reconciler that has been deposed is refused: its term of group 0 is below the one that this node knows, be it only from
    another one's call. What that one was told must stay so: that a replica is gone, upon which its data is deleted.
-3. A learner is promoted only if it has caught up, and a voter removed only if the others have a majority that has, at this
-   moment, whatever the report said.
+3. A learner is promoted only if it has caught up, and a voter removed only if the others have a majority that has, whatever the
+   report said. That is asked for anew: a disk that was lost a second ago looks well yet, and without its replica and the one
+   that is removed nobody could commit anything any more, nor take the removal back.
 4. That a replica is in no configuration any more is said only after a barrier: a deposed leader would tell of old times.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
@@ -30,6 +32,9 @@ from raftlog.errors import (
 )
 from raftlog.pb.raftlog.internal.v1 import moves_pb2 as pb
 
+ANSWERS_LOOK_S = 0.02
+ANSWERS_LOOKS_MAX = 10
+"""How often is looked whether enough voters have answered, once a majority has: the others are about to, if they are there."""
 LAG_UNKNOWN_MS = (1 << 31) - 1
 """Of a follower that lacks entries which the leader no longer has: its age cannot be told."""
 
@@ -101,6 +106,17 @@ class GroupChanges:
         kind = KINDS_OF.get(call.kind)
         if kind is None:
             raise InvalidRequestError(f"this node knows no step {call.kind}; its version may be older than the caller's")
+        log = self._as_seen(call)
+        if kind is StepKind.FORGET:
+            await self._confirm_gone(log, call)
+            return
+        if kind is StepKind.REMOVE and call.member in call.voters:
+            await self._check_enough(log, call.member)
+            log = self._as_seen(call)
+        self._change(kind, log, call.member)
+
+    def _as_seen(self, call: pb.ChangeGroupCall) -> ReplicatedLog:
+        """Rules 1 and 2: the log of a group that is as the caller saw it."""
         if call.controller_term < max(self._called_in_term, self._controller_term()):
             raise StalePlacementError(f"the cluster has had another leader since term {call.controller_term} of group 0")
         self._called_in_term = call.controller_term
@@ -108,17 +124,13 @@ class GroupChanges:
         seen = Configuration.of(call.voters, call.learners)
         if log.configuration != seen or not log.configuration_committed:
             raise StalePlacementError(f"group {call.group} has {log.configuration} by now, not {seen}; look at it again")
-        if kind is StepKind.FORGET:
-            await self._confirm_gone(log, call)
-        else:
-            self._change(kind, log, call.member)
+        return log
 
     def _change(self, kind: StepKind, log: ReplicatedLog, one: int) -> None:
         configuration = log.configuration
         if kind is StepKind.ADD:
             log.reconfigure(configuration.with_learner(one))
         elif kind is StepKind.REMOVE:
-            self._check_enough(log, one)
             log.reconfigure(configuration.without(one))
         else:
             report = self._report(log.group)
@@ -129,14 +141,20 @@ class GroupChanges:
             elif not log.transfer(one):
                 raise UnavailableError(f"replica {replica(one)} of group {log.group} cannot take over just now")
 
-    def _check_enough(self, log: ReplicatedLog, leaving: int) -> None:
-        """Without the one that leaves, a majority of the voters must hold what is committed, now."""
-        report = self._report(log.group)
-        if report is None or replica(leaving) not in report.voters:
-            return
-        remaining = [one for one in report.voters if one != replica(leaving)]
-        if 2 * sum(map(report.good, remaining)) <= len(remaining):
-            raise UnavailableError(f"without replica {replica(leaving)} group {log.group} would have no majority just now")
+    async def _check_enough(self, log: ReplicatedLog, leaving: int) -> None:
+        """Rule 3: without the one that leaves, a majority of the voters must answer and hold what is committed, now."""
+        began_s = self._clock.monotonic_s()
+        await log.barrier(self._timeout_s)
+        for _ in range(ANSWERS_LOOKS_MAX):
+            report, since_s = self._report(log.group), self._clock.monotonic_s() - began_s
+            answered = {replica(one) for one, seen in log.followers().items() if seen.heard_s <= since_s}
+            if report is not None:
+                remaining = [one for one in report.voters if one != replica(leaving)]
+                enough = [one for one in remaining if report.good(one) and (one == report.leader or one in answered)]
+                if 2 * len(enough) > len(remaining):
+                    return
+            await asyncio.sleep(ANSWERS_LOOK_S)
+        raise UnavailableError(f"without replica {replica(leaving)} group {log.group} would have no majority just now")
 
     async def _confirm_gone(self, log: ReplicatedLog, call: pb.ChangeGroupCall) -> None:
         await log.barrier(self._timeout_s)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from raftlog.broker import group_changes
 from raftlog.broker.group_changes import LAG_UNKNOWN_MS, GroupChanges
 from raftlog.broker.move_codec import KINDS, report_of
 from raftlog.consensus.port import FollowerProgress, ReplicatedLog
@@ -81,13 +84,39 @@ async def test_who_is_silent_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) 
     without its answers it is no part of a majority."""
     led = _Led()
     silent = {member: FollowerProgress(match_index=led.log.last_index, heard_s=60.0) for member in FOUNDERS[1:2]}
-    answers = {member: FollowerProgress(match_index=led.log.last_index, heard_s=0.1) for member in FOUNDERS[2:]}
+    answers = {member: FollowerProgress(match_index=led.log.last_index, heard_s=0.0) for member in FOUNDERS[2:]}
     monkeypatch.setattr(led.log, "followers", lambda: silent | answers)
     with pytest.raises(UnavailableError):
         await led.do(StepKind.REMOVE, FOUNDERS[2])
     with pytest.raises(UnavailableError):
         await led.do(StepKind.TRANSFER, FOUNDERS[1])
     await led.do(StepKind.REMOVE, FOUNDERS[1])
+
+
+async def test_who_was_there_a_second_ago_is_asked_before_another_one_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk may be lost since: with a node that is back at once, and has a link, but no such replica."""
+    led = _Led()
+    last = led.log.last_index
+    heard_s = {FOUNDERS[1]: 1.0, FOUNDERS[2]: 0.0}
+    followers = lambda: {one: FollowerProgress(match_index=last, heard_s=heard_s[one]) for one in FOUNDERS[1:]}  # noqa: E731
+    monkeypatch.setattr(led.log, "followers", followers)
+    monkeypatch.setattr(group_changes, "ANSWERS_LOOK_S", 0.0)
+    with pytest.raises(UnavailableError):
+        await led.do(StepKind.REMOVE, FOUNDERS[2])
+    assert led.log.configuration == Configuration.of(FOUNDERS)
+    monkeypatch.setattr(led.log, "barrier", lambda _: asyncio.sleep(0, heard_s.update({FOUNDERS[1]: 0.0})))
+    await led.do(StepKind.REMOVE, FOUNDERS[2])
+
+
+async def test_a_group_that_changes_while_its_voters_are_asked_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller saw must hold when the step is taken."""
+    led = _Led()
+    monkeypatch.setattr(
+        led.log, "barrier", lambda _: asyncio.sleep(0, led.log.reconfigure(led.log.configuration.with_learner(NEW)))
+    )
+    with pytest.raises(StalePlacementError):
+        await led.do(StepKind.REMOVE, FOUNDERS[2])
+    assert led.log.configuration == Configuration.of(FOUNDERS, [NEW])
 
 
 async def test_entries_of_the_future_are_not_on_their_way() -> None:

@@ -62,7 +62,7 @@ def misplaced(world: World) -> list[str]:
         members = sorted(member_id(*one) for one in partition.replicas)
         configuration = world.configuration(group)
         going = partition.leaving + partition.lost  # until the group is known to have committed that they are out
-        if list(configuration.voters) != members or configuration.learners or going:
+        if list(configuration.voters) != members or configuration.learners or going or not world.settled(group):
             found.append(f"group {group} has {configuration} and {going} going, wanted is {partition.replicas}")
     for machine in world.healthy():
         for number in machine.groups:

@@ -384,12 +384,20 @@ class World:
 
     def configuration(self, number: int) -> Configuration:
         """Who is in a group: by the leader's log, or where nobody leads, by the newest log on a machine that can come back."""
+        authority = self._authority(number)
+        return UNKNOWN if authority is None else authority.configuration
+
+    def settled(self, number: int) -> bool:
+        """Whether that is committed, as far as that replica knows. Else it may be taken back, and who was in it before counts."""
+        authority = self._authority(number)
+        return authority is not None and authority.configuration_committed
+
+    def _authority(self, number: int) -> Group | None:
         leader = self.leader_of(number)
         if leader is not None:
-            return leader.groups[number].configuration
+            return leader.groups[number]
         known = [machine.groups[number] for machine in self.healthy() if number in machine.groups]
-        newest = max(known, key=lambda group: (group.journal.last.term, group.last_index), default=None)
-        return UNKNOWN if newest is None else newest.configuration
+        return max(known, key=lambda group: (group.journal.last.term, group.last_index), default=None)
 
     def can_be_led(self, number: int) -> bool:
         """Whether a majority of the voters can come back. Three of five nodes may hold a group, and the two that are gone be its
