@@ -33,7 +33,7 @@ from raftlog.errors import (
 from raftlog.pb.raftlog.internal.v1 import moves_pb2 as pb
 
 ANSWERS_LOOK_S = 0.02
-ANSWERS_LOOKS_MAX = 10
+ANSWERS_LOOKS_MAX = 50
 """How often is looked whether enough voters have answered, once a majority has: the others are about to, if they are there."""
 LAG_UNKNOWN_MS = (1 << 31) - 1
 """Of a follower that lacks entries which the leader no longer has: its age cannot be told."""
