@@ -6,22 +6,23 @@ Rules:
    configuration is the same and committed. So a call that comes late, or twice, changes nothing.
 2. A reconciler that has been deposed is refused: its term of group 0 is below the one that this node knows, be it only from
    another one's call. What that one was told must stay so: that a replica is gone, upon which its data is deleted.
-3. A learner is promoted only if it has caught up, and a voter removed only if the others have a majority that has, whatever the
-   report said. That is asked for anew: a disk that was lost a second ago looks well yet, and without its replica and the one
-   that is removed nobody could commit anything any more, nor take the removal back.
+3. Who votes is changed only if a majority of those that vote then has answered since that was asked for, whatever the report
+   said. The one that is to be a voter is among them, and holds what is committed; and they do, where one is removed. A disk
+   that was lost a second ago looks well yet: were its replica counted, nobody might commit anything any more, nor take the change
+   back.
 4. That a replica is in no configuration any more is said only after a barrier: a deposed leader would tell of old times.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import Protocol
 
 from raftlog.broker.move_codec import KINDS_OF, replica, report_message
 from raftlog.consensus.port import SILENT_S, ReplicatedLog
 from raftlog.core.clock import Clock
-from raftlog.core.configuration import Configuration, node_of
+from raftlog.core.configuration import Configuration, member_id, node_of
 from raftlog.core.reconcile import CAUGHT_UP_MS, FollowerReport, GroupReport, StepKind
 from raftlog.errors import (
     DataLossError,
@@ -32,9 +33,12 @@ from raftlog.errors import (
 )
 from raftlog.pb.raftlog.internal.v1 import moves_pb2 as pb
 
+ASKED_S = 2.0
+"""How long a majority may take to answer before who votes is changed: what takes longer is nothing to count on, and holds up the
+reconciler's round."""
 ANSWERS_LOOK_S = 0.02
 ANSWERS_LOOKS_MAX = 50
-"""How often is looked whether enough voters have answered, once a majority has: the others are about to, if they are there."""
+"""How often is looked whether those that count have answered, once a majority has: the others are about to, if they are there."""
 LAG_UNKNOWN_MS = (1 << 31) - 1
 """Of a follower that lacks entries which the leader no longer has: its age cannot be told."""
 
@@ -110,20 +114,21 @@ class GroupChanges:
         if kind is StepKind.FORGET:
             await self._confirm_gone(log, call)
             return
-        if kind is StepKind.REMOVE and call.member in call.voters:
-            await self._check_enough(log, call.member)
-            log = self._as_seen(call)
-        self._change(kind, log, call.member)
+        if kind is StepKind.PROMOTE:
+            await self._ask(log, log.configuration.with_voter(call.member).voters, call.member)
+        elif kind is StepKind.REMOVE and call.member in call.voters:
+            await self._ask(log, log.configuration.without(call.member).voters)
+        self._change(kind, self._as_seen(call), call.member)
 
     def _as_seen(self, call: pb.ChangeGroupCall) -> ReplicatedLog:
         """Rules 1 and 2: the log of a group that is as the caller saw it."""
         if call.controller_term < max(self._called_in_term, self._controller_term()):
             raise StalePlacementError(f"the cluster has had another leader since term {call.controller_term} of group 0")
-        self._called_in_term = call.controller_term
         log = self._led(call.group, call.term)
         seen = Configuration.of(call.voters, call.learners)
         if log.configuration != seen or not log.configuration_committed:
             raise StalePlacementError(f"group {call.group} has {log.configuration} by now, not {seen}; look at it again")
+        self._called_in_term = call.controller_term
         return log
 
     def _change(self, kind: StepKind, log: ReplicatedLog, one: int) -> None:
@@ -141,20 +146,23 @@ class GroupChanges:
             elif not log.transfer(one):
                 raise UnavailableError(f"replica {replica(one)} of group {log.group} cannot take over just now")
 
-    async def _check_enough(self, log: ReplicatedLog, leaving: int) -> None:
-        """Rule 3: without the one that leaves, a majority of the voters must answer and hold what is committed, now."""
-        began_s = self._clock.monotonic_s()
-        await log.barrier(self._timeout_s)
+    async def _ask(self, log: ReplicatedLog, voters: Collection[int], promoted: int | None = None) -> None:
+        """Rule 3, of those that are to vote."""
+        before = log.heartbeat_round
+        await log.barrier(min(self._timeout_s, ASKED_S))
         for _ in range(ANSWERS_LOOKS_MAX):
-            report, since_s = self._report(log.group), self._clock.monotonic_s() - began_s
-            answered = {replica(one) for one, seen in log.followers().items() if seen.heard_s <= since_s}
+            report, followers = self._report(log.group), log.followers()
             if report is not None:
-                remaining = [one for one in report.voters if one != replica(leaving)]
-                enough = [one for one in remaining if report.good(one) and (one == report.leader or one in answered)]
-                if 2 * len(enough) > len(remaining):
+                answered = {one for one, seen in followers.items() if seen.round > before} | {member_id(*report.leader)}
+                good = {one for one in answered if report.good(replica(one))}
+                # A voter more takes nothing from those that are behind; with one less they may be what a majority needs.
+                count = len((good if promoted is None else answered).intersection(voters))
+                if 2 * count > len(voters) and promoted in (None, *good):
                     return
             await asyncio.sleep(ANSWERS_LOOK_S)
-        raise UnavailableError(f"without replica {replica(leaving)} group {log.group} would have no majority just now")
+        raise UnavailableError(
+            f"too few of {[replica(one) for one in voters]} answer and hold what group {log.group} has committed"
+        )
 
     async def _confirm_gone(self, log: ReplicatedLog, call: pb.ChangeGroupCall) -> None:
         await log.barrier(self._timeout_s)

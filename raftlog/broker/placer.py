@@ -93,7 +93,10 @@ class Placer:
                 self._missing_since_s.clear()
                 self.stuck = {}
                 self._next_check_s = self._clock.monotonic_s() + self._config.leader_imbalance_check_interval_ms / 1_000
-            if log.ready:
+            if not log.ready:
+                term = -1
+                self._missing_since_s.clear()  # who was missing then may be back; nobody looks meanwhile
+            else:
                 try:
                     await self.look()
                 except RaftlogError as error:
@@ -168,9 +171,10 @@ class Placer:
 
     async def elect_preferred(self, partitions: Iterable[PartitionMeta]) -> dict[int, str]:
         """Hand leadership to the preferred replicas, a few at a time; by group, why it could not be done."""
-        term = self._machine.log.term
         wanted = [one for one in partitions if self._reconciler.leader_of(one) != one.nodes[0]]
-        failed: dict[int, str] = {}
+        if not self._machine.log.ready:  # the term is another node's: see rule 4 of ``reconciler``
+            return {one.group_id: "the cluster's leader is changing" for one in wanted}
+        term, failed = self._machine.log.term, dict[int, str]()
         for at in range(0, len(wanted), TRANSFERS_AT_ONCE_MAX):
             some = wanted[at : at + TRANSFERS_AT_ONCE_MAX]
             reports = await self._reconciler.reports(some)

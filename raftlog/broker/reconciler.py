@@ -133,6 +133,10 @@ class Reconciler:
             self.view = View()
             return LOOK_S
         reports = await self.reports(unsettled)
+        if not self._machine.log.ready or self._machine.log.term != term:
+            return LOOK_S
+        asked = {one.group_id for one in unsettled}
+        unsettled = [one for one in self.unsettled() if one.group_id in asked]  # a disk may be known to be lost since
         up = {node for node in self._machine.state.nodes if self._up(node)}
         made = plan(unsettled, reports, up=up, limits=self._limits)
         self._settled.update((one.group_id, one.placed_index) for one in unsettled if one.group_id in made.settled)

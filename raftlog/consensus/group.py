@@ -316,6 +316,11 @@ class Group:
         if not self.configuration_committed:
             raise ReassignmentInProgressError(f"the members of group {self.group} are changing just now; try again")
 
+    @property
+    def heartbeat_round(self) -> int:
+        """See ``port.ReplicatedLog``."""
+        return self.member.sender.round
+
     def followers(self) -> Mapping[int, FollowerProgress]:
         """See ``port.ReplicatedLog``."""
         if self.role is not Role.LEADER:
@@ -325,7 +330,7 @@ class Group:
             sent, total = self._shell.snapshot_progress(self.group, other)
             found[other] = FollowerProgress(
                 match_index=match_index, heard_s=heard_s[other], snapshot_sent_bytes=sent, snapshot_total_bytes=total,
-                damaged=self.member.sender.followers[other].damaged,
+                damaged=self.member.sender.followers[other].damaged, round=self.member.sender.followers[other].round,
             )  # fmt: skip
         return found
 

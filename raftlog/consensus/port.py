@@ -44,6 +44,8 @@ class FollowerProgress:
     """0 where it pulls none, or its size is not known."""
     damaged: bool = False
     """Something of what it holds fails its check, it says."""
+    round: int = 0
+    """The newest round of heartbeats of this term that it has answered (``ReplicatedLog.heartbeat_round``)."""
 
 
 class Rows(Protocol):
@@ -230,6 +232,11 @@ class ReplicatedLog(Protocol):
             ReassignmentInProgressError: the configuration in force is not committed yet.
             InvalidReplicaAssignmentError: it is more than one step from there (``core.configuration``).
         """
+        ...
+
+    @property
+    def heartbeat_round(self) -> int:
+        """Number of the newest round of heartbeats that this leader has begun in its term; ``barrier`` begins one."""
         ...
 
     def followers(self) -> Mapping[int, FollowerProgress]:

@@ -96,7 +96,9 @@ class HandLog:
         self.on_append: Callable[[HandLog, Entry], None] | None = None
         self.on_transfer: Callable[[HandLog, int | None], bool] = lambda _, to: False
         self.matches: Callable[[HandLog, int], int] = lambda log, _: log.matched
-        self.barriers = 0
+        self.barriers = self.heartbeat_round = 0
+        self.silent: set[int] = set()
+        """Members that answer no heartbeat any more."""
         self.told_commit = 0
 
     def check_append(self) -> None:
@@ -114,6 +116,7 @@ class HandLog:
     async def barrier(self, timeout_s: float) -> int:
         """See ``ReplicatedLog``; confirms at once."""
         self.barriers += 1
+        self.heartbeat_round += 1
         await asyncio.sleep(0)
         if not self.ready:
             raise NotLeaderError("this replica does not lead")
@@ -164,7 +167,12 @@ class HandLog:
         if self.role is not Role.LEADER:
             return {}
         others = (other for other in self.configuration.members if other != self.own)
-        return {other: FollowerProgress(match_index=self.matches(self, other), heard_s=0.0) for other in others}
+        return {
+            other: FollowerProgress(
+                match_index=self.matches(self, other), heard_s=0.0, round=0 if other in self.silent else self.heartbeat_round
+            )
+            for other in others
+        }
 
     def min_match_index(self) -> int:
         """See ``ReplicatedLog``."""
