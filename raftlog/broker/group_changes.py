@@ -7,18 +7,16 @@ Rules:
 2. A reconciler that has been deposed is refused: its term of group 0 is below the one that this node knows, be it only from
    another one's call. What that one was told must stay so: that a replica is gone, upon which its data is deleted.
 3. Who votes is changed only if a majority of those that vote then has answered since that was asked for, whatever the report
-   said. The one that is to be a voter is among them, and holds what is committed; and they do, where one is removed. A disk
-   that was lost a second ago looks well yet: were its replica counted, nobody might commit anything any more, nor take the change
-   back.
+   said (``asking``). The one that is to be a voter is among them, and holds what is committed; and they do, where one is removed.
 4. That a replica is in no configuration any more is said only after a barrier: a deposed leader would tell of old times.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import Protocol
 
+from raftlog.broker.asking import ask
 from raftlog.broker.move_codec import KINDS_OF, replica, report_message
 from raftlog.consensus.port import SILENT_S, ReplicatedLog
 from raftlog.core.clock import Clock
@@ -33,12 +31,6 @@ from raftlog.errors import (
 )
 from raftlog.pb.raftlog.internal.v1 import moves_pb2 as pb
 
-ASKED_S = 2.0
-"""How long a majority may take to answer before who votes is changed: what takes longer is nothing to count on, and holds up the
-reconciler's round."""
-ANSWERS_LOOK_S = 0.02
-ANSWERS_LOOKS_MAX = 50
-"""How often is looked whether those that count have answered, once a majority has: the others are about to, if they are there."""
 LAG_UNKNOWN_MS = (1 << 31) - 1
 """Of a follower that lacks entries which the leader no longer has: its age cannot be told."""
 
@@ -148,21 +140,20 @@ class GroupChanges:
 
     async def _ask(self, log: ReplicatedLog, voters: Collection[int], promoted: int | None = None) -> None:
         """Rule 3, of those that are to vote."""
-        before = log.heartbeat_round
-        await log.barrier(min(self._timeout_s, ASKED_S))
-        for _ in range(ANSWERS_LOOKS_MAX):
-            report, followers = self._report(log.group), log.followers()
-            if report is not None:
-                answered = {one for one, seen in followers.items() if seen.round > before} | {member_id(*report.leader)}
-                good = {one for one in answered if report.good(replica(one))}
-                # A voter more takes nothing from those that are behind; with one less they may be what a majority needs.
-                count = len((good if promoted is None else answered).intersection(voters))
-                if 2 * count > len(voters) and promoted in (None, *good):
-                    return
-            await asyncio.sleep(ANSWERS_LOOK_S)
-        raise UnavailableError(
-            f"too few of {[replica(one) for one in voters]} answer and hold what group {log.group} has committed"
-        )
+
+        def enough(others: set[int]) -> bool:
+            report = self._report(log.group)
+            if report is None:
+                return False
+            answered = others | {member_id(*report.leader)}
+            good = {one for one in answered if report.good(replica(one))}
+            # A voter more takes nothing from those that are behind; with one less they may be what a majority needs.
+            count = len((good if promoted is None else answered).intersection(voters))
+            return 2 * count > len(voters) and promoted in (None, *good)
+
+        if not await ask(log, enough):
+            few = [replica(one) for one in voters]
+            raise UnavailableError(f"too few of {few} answer and hold what group {log.group} has committed")
 
     async def _confirm_gone(self, log: ReplicatedLog, call: pb.ChangeGroupCall) -> None:
         await log.barrier(self._timeout_s)

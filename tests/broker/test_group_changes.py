@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from raftlog.broker import group_changes
+from raftlog.broker import asking
 from raftlog.broker.group_changes import LAG_UNKNOWN_MS, GroupChanges
 from raftlog.broker.move_codec import KINDS, report_of
 from raftlog.consensus.port import ReplicatedLog
@@ -82,7 +82,7 @@ async def test_a_learner_comes_is_promoted_and_another_voter_goes() -> None:
 @pytest.fixture
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not answer is not waited for."""
-    monkeypatch.setattr(group_changes, "ANSWERS_LOOK_S", 0.0)
+    monkeypatch.setattr(asking, "ANSWERS_LOOK_S", 0.0)
 
 
 @pytest.mark.usefixtures("_brisk")
@@ -139,7 +139,7 @@ async def test_who_answers_a_moment_later_is_waited_for(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(asyncio, "sleep", look)
     await led.do(StepKind.REMOVE, FOUNDERS[2])
-    assert looks.count(group_changes.ANSWERS_LOOK_S) >= 2
+    assert looks.count(asking.ANSWERS_LOOK_S) >= 2
 
 
 async def test_a_reconciler_that_is_deposed_while_the_voters_are_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,8 +153,8 @@ class Group0:
             register = metadata_pb2.RegisterNode(node_id=node_id, incarnation=1, level_max=NEWEST)
             self._apply(metadata_pb2.MetadataCommand(register_node=register))
 
-    def settle(self) -> Configuration:
-        while self.members.step():
+    async def settle(self) -> Configuration:
+        while await self.members.step():
             self.log.commit()
         return self.log.configuration
 
@@ -172,18 +172,18 @@ def group0() -> Group0:
     return made
 
 
-def test_the_leader_alone_changes_group_0(group0: Group0) -> None:
+async def test_the_leader_alone_changes_group_0(group0: Group0) -> None:
     """A new node becomes its learner."""
-    before = group0.settle()
+    before = await group0.settle()
     group0.add(4)
     group0.log.follow(2, 2)
-    assert group0.settle() == before
+    assert await group0.settle() == before
     group0.log.lead(3)
     group0.log.commit()
-    assert group0.settle() == before.with_learner(member_id(4, 2))
+    assert await group0.settle() == before.with_learner(member_id(4, 2))
 
 
-def test_a_lost_disk_is_replaced_when_the_next_one_has_the_log(group0: Group0) -> None:
+async def test_a_lost_disk_is_replaced_when_the_next_one_has_the_log(group0: Group0) -> None:
     """Until then two vote."""
     group0.add(3)
     group0.log.matched = 0
@@ -191,15 +191,15 @@ def test_a_lost_disk_is_replaced_when_the_next_one_has_the_log(group0: Group0) -
         group0.log.receive_noop(group0.log.term)
     group0.log.commit()
     two = Configuration.of([member_id(1, 1), member_id(2, 1)], [member_id(3, 2)])
-    assert group0.settle() == two
+    assert await group0.settle() == two
     group0.log.matched = group0.log.last_index
-    assert group0.settle() == two.with_voter(member_id(3, 2))
+    assert await group0.settle() == two.with_voter(member_id(3, 2))
 
 
-def test_a_node_that_is_down_is_not_counted_on(group0: Group0) -> None:
+async def test_a_node_that_is_down_is_not_counted_on(group0: Group0) -> None:
     """With node 2 down the lost voter cannot be spared."""
     group0.add(3)
     group0.down = {2}
-    assert group0.settle().voters == (member_id(1, 1), member_id(2, 1), member_id(3, 1))
+    assert (await group0.settle()).voters == (member_id(1, 1), member_id(2, 1), member_id(3, 1))
     group0.down = set()
-    assert group0.settle().voters == (member_id(1, 1), member_id(2, 1), member_id(3, 2))
+    assert (await group0.settle()).voters == (member_id(1, 1), member_id(2, 1), member_id(3, 2))
