@@ -92,14 +92,11 @@ class HandLog:
         self.first_index = self.last_index = self.durable_index = self.commit_index = self.applied_index = 1
         self.size_bytes = len(self.kept[1].data)
         self.matched = 1
-        self.headers_read = 0
         self.on_append: Callable[[HandLog, Entry], None] | None = None
         self.on_transfer: Callable[[HandLog, int | None], bool] = lambda _, to: False
         self.matches: Callable[[HandLog, int], int] = lambda log, _: log.matched
-        self.barriers = self.heartbeat_round = 0
-        self.silent: set[int] = set()
-        """Members that answer no heartbeat any more."""
-        self.told_commit = 0
+        self.barriers = self.heartbeat_round = self.headers_read = self.told_commit = 0
+        self.silent: set[int] = set()  # members that answer no heartbeat any more
 
     def check_append(self) -> None:
         """See ``ReplicatedLog``."""
@@ -166,13 +163,8 @@ class HandLog:
         """See ``ReplicatedLog``."""
         if self.role is not Role.LEADER:
             return {}
-        others = (other for other in self.configuration.members if other != self.own)
-        return {
-            other: FollowerProgress(
-                match_index=self.matches(self, other), heard_s=0.0, round=0 if other in self.silent else self.heartbeat_round
-            )
-            for other in others
-        }
+        rounds = {one: 0 if one in self.silent else self.heartbeat_round for one in self.configuration.members if one != self.own}
+        return {one: FollowerProgress(match_index=self.matches(self, one), heard_s=0.0, round=at) for one, at in rounds.items()}
 
     def min_match_index(self) -> int:
         """See ``ReplicatedLog``."""
